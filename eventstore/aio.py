@@ -1,0 +1,482 @@
+"""The same verbs for asyncio, forwarding to the one sync core.
+
+A step's commit goes into a queue on the event loop; a pump hands all that has gathered to one worker
+thread as a single batch with a single sync, and then wakes the tasks. Every other verb runs as it is on
+a small thread pool. Cancelling a task that waits for its commit does not undo the commit: the batch is
+finished and the live state follows it; an `append_id` settles a retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from os import PathLike
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
+from .checkpoints import CheckpointStore
+from .database import Durability
+from .errors import EventStoreError
+from .event import Decision, Event, RecordedEvent
+from .fold import MISSING
+from .policy import FoldPolicy
+from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
+from .statistics import StoreStats
+from .step import Redactor, Step
+from .store import PAGE_ROWS, Reducers, Store, TraceInfo
+from .trace import ANY, AnyVersion, Appended, Pending, Trace
+from .verify import VerifyReport
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Workers:
+    """The threads behind an async store: one that commits batches of steps, and a few for all else."""
+
+    def __init__(self, store: Store) -> None:
+        self._writer = store._writer
+        self._committer = ThreadPoolExecutor(1, "eventstore-commit")
+        self._others = ThreadPoolExecutor(8, "eventstore-call")
+        self._queue: list[tuple[Trace, Pending, asyncio.Future[Appended]]] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._others, lambda: function(*args, **kwargs))
+
+    async def commit(self, trace: Trace, pending: Pending) -> Appended:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Appended] = loop.create_future()
+        self._queue.append((trace, pending, done))
+        if self._pump is None:
+            self._pump = loop.create_task(self._run())
+        return await done
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._queue:
+                batch, self._queue = self._queue, []
+                appends = [pending.append for _, pending, _ in batch]
+                failure: Exception | None = None
+                try:
+                    await loop.run_in_executor(self._committer, self._writer.commit_batch, appends)
+                except Exception as error:
+                    failure = error
+                for trace, pending, done in batch:
+                    _finish(trace, pending, done, failure)
+        finally:
+            self._pump = None
+
+    async def close(self) -> None:
+        while self._pump is not None:
+            await asyncio.wait([self._pump])
+        await asyncio.get_running_loop().run_in_executor(None, self._others.shutdown)
+        self._committer.shutdown()
+
+
+def _finish(trace: Trace, pending: Pending, done: asyncio.Future[Appended], failure: Exception | None) -> None:
+    """Take a commit into the live state, whether or not its task still waits."""
+    error = failure or pending.append.error
+    result = None
+    if error is None:
+        try:
+            result = trace._acknowledge(pending)
+        except EventStoreError as refused:
+            error = refused
+    if done.cancelled():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        assert result is not None
+        done.set_result(result)
+
+
+class AsyncStep:
+    """An `es.Step` whose block is `async with`: writes are immediate, leaving it awaits the commit."""
+
+    def __init__(self, trace: AsyncTrace, step: Step) -> None:
+        self._trace = trace
+        self._step = step
+
+    async def __aenter__(self) -> Step:
+        return await self._trace._ready(self._step.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._trace._workers.commit(self._trace._trace, self._step._finish(error))
+
+
+class AsyncTrace:
+    """An `es.Trace` whose I/O is awaited. Made by `AsyncStore`."""
+
+    def __init__(self, trace: Trace, workers: _Workers) -> None:
+        self._trace = trace
+        self._workers = workers
+
+    async def _ready(self, function: Callable[[], T]) -> T:
+        """Run what needs the live state; only the first time is that a read."""
+        if self._trace._state is None:
+            return await self._workers.call(function)
+        return function()
+
+    @property
+    def id(self) -> str:
+        """See `Trace.id`."""
+        return self._trace.id
+
+    @property
+    def name(self) -> str:
+        """See `Trace.name`."""
+        return self._trace.name
+
+    @property
+    def version(self) -> int:
+        """See `Trace.version`."""
+        return self._trace.version
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """See `Trace.state`."""
+        return self._trace.state
+
+    @property
+    def status(self) -> str:
+        """See `Trace.status`."""
+        return self._trace.status
+
+    @property
+    def graph_hash(self) -> str:
+        """See `Trace.graph_hash`."""
+        return self._trace.graph_hash
+
+    @property
+    def next_node(self) -> str | None:
+        """See `Trace.next_node`."""
+        return self._trace.next_node
+
+    @property
+    def pending_barriers(self) -> list[str]:
+        """See `Trace.pending_barriers`."""
+        return self._trace.pending_barriers
+
+    def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
+        """See `Trace.get`."""
+        return self._trace.get(key, default, type=type)
+
+    def step(
+        self,
+        node: str,
+        metadata: ExecutionMetadata | None = None,
+        *,
+        next: str | None = None,
+        append_id: str | None = None,
+    ) -> AsyncStep:
+        """See `Trace.step`; use with `async with`."""
+        return AsyncStep(self, self._trace.step(node, metadata, next=next, append_id=append_id))
+
+    async def append(
+        self,
+        events: Sequence[Event],
+        *,
+        expected_version: int | AnyVersion | None = None,
+        unless_changed_since: int | None = None,
+        append_id: str | None = None,
+    ) -> Appended:
+        """See `Trace.append`."""
+        return await self._workers.call(
+            self._trace.append,
+            events,
+            expected_version=expected_version,
+            unless_changed_since=unless_changed_since,
+            append_id=append_id,
+        )
+
+    async def note(self, name: str, data: Any = None) -> Appended:
+        """See `Trace.note`."""
+        return await self._workers.call(self._trace.note, name, data)
+
+    async def end(self, status: str = "completed", error: str | None = None) -> None:
+        """See `Trace.end`."""
+        await self._workers.call(self._trace.end, status, error)
+
+    async def raise_barrier(
+        self,
+        node: str,
+        *,
+        prompt: str = "",
+        keys: Sequence[str] = (),
+        deadline_us: int | None = None,
+        default: Decision | None = None,
+    ) -> str:
+        """See `Trace.raise_barrier`."""
+        return await self._workers.call(
+            self._trace.raise_barrier,
+            node,
+            prompt=prompt,
+            keys=keys,
+            deadline_us=deadline_us,
+            default=default,
+        )
+
+    async def decide(self, barrier: str, decision: Decision) -> str:
+        """See `Trace.decide`."""
+        return await self._workers.call(self._trace.decide, barrier, decision)
+
+    async def checkpoint(self, node: str | None = None) -> Checkpoint:
+        """See `Trace.checkpoint`."""
+        return await self._workers.call(self._trace.checkpoint, node)
+
+    async def refresh(self) -> int:
+        """See `Trace.refresh`."""
+        return await self._workers.call(self._trace.refresh)
+
+    async def events(self, after: int | None = None, upto: int | None = None) -> AsyncIterator[RecordedEvent]:
+        """See `Trace.events`; iterate with `async for`."""
+        iterator = self._trace.events(after, upto)
+        while page := await self._workers.call(list, islice(iterator, PAGE_ROWS)):
+            for event in page:
+                yield event
+
+    async def entries(self) -> list[ExecutionEntry]:
+        """See `Trace.entries`."""
+        return await self._workers.call(self._trace.entries)
+
+    async def execution_trace(self) -> ExecutionTrace:
+        """See `Trace.execution_trace`."""
+        return await self._workers.call(self._trace.execution_trace)
+
+
+class AsyncCheckpointStore:
+    """`store.checkpoints` of an async store."""
+
+    def __init__(self, checkpoints: CheckpointStore, workers: _Workers) -> None:
+        self._checkpoints = checkpoints
+        self._workers = workers
+
+    async def save(self, checkpoint: Checkpoint) -> Checkpoint:
+        """See `CheckpointStore.save`."""
+        return await self._workers.call(self._checkpoints.save, checkpoint)
+
+    async def load(self, checkpoint_id: str | UUID) -> Checkpoint:
+        """See `CheckpointStore.load`."""
+        return await self._workers.call(self._checkpoints.load, checkpoint_id)
+
+    async def load_latest(self, trace_id: str) -> Checkpoint | None:
+        """See `CheckpointStore.load_latest`."""
+        return await self._workers.call(self._checkpoints.load_latest, trace_id)
+
+    async def list(self, trace_id: str) -> list[Checkpoint]:
+        """See `CheckpointStore.list`."""
+        return await self._workers.call(self._checkpoints.list, trace_id)
+
+    async def delete(self, checkpoint_id: str | UUID) -> bool:
+        """See `CheckpointStore.delete`."""
+        return await self._workers.call(self._checkpoints.delete, checkpoint_id)
+
+    async def prune(self, trace_id: str, keep: int) -> int:
+        """See `CheckpointStore.prune`."""
+        return await self._workers.call(self._checkpoints.prune, trace_id, keep)
+
+
+class AsyncStore:
+    """An `es.Store` for asyncio. Made by `es.aopen`; belongs to one event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._workers = _Workers(store)
+        self.checkpoints = AsyncCheckpointStore(store.checkpoints, self._workers)
+
+    @property
+    def path(self) -> str:
+        """See `Store.path`."""
+        return self._store.path
+
+    @property
+    def durability(self) -> Durability:
+        """See `Store.durability`."""
+        return self._store.durability
+
+    async def start(
+        self,
+        state: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        reducers: Reducers | None = None,
+        id: str | None = None,
+        graph_hash: str = "",
+        node: str | None = None,
+    ) -> AsyncTrace:
+        """See `Store.start`."""
+        trace = await self._workers.call(
+            self._store.start, state, name=name, reducers=reducers, id=id, graph_hash=graph_hash, node=node
+        )
+        return AsyncTrace(trace, self._workers)
+
+    async def open_trace(self, trace_id: str, *, reducers: Reducers | None = None) -> AsyncTrace:
+        """See `Store.open_trace`; reads the state too, so that the properties of the trace never wait."""
+        trace = await self._workers.call(self._store.open_trace, trace_id, reducers=reducers)
+        await self._workers.call(trace._live)
+        return AsyncTrace(trace, self._workers)
+
+    async def traces(
+        self,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+    ) -> list[TraceInfo]:
+        """See `Store.traces`."""
+        return await self._workers.call(self._store.traces, limit=limit, after=after, status=status, name=name)
+
+    async def fork(
+        self, trace_id: str, at: int | None = None, *, name: str | None = None, id: str | None = None
+    ) -> AsyncTrace:
+        """See `Store.fork`."""
+        trace = await self._workers.call(self._store.fork, trace_id, at, name=name, id=id)
+        await self._workers.call(trace._live)
+        return AsyncTrace(trace, self._workers)
+
+    async def append(
+        self,
+        trace_id: str,
+        events: Sequence[Event],
+        *,
+        expected_version: int | AnyVersion = ANY,
+        unless_changed_since: int | None = None,
+        append_id: str | None = None,
+    ) -> Appended:
+        """See `Store.append`."""
+        return await self._workers.call(
+            self._store.append,
+            trace_id,
+            events,
+            expected_version=expected_version,
+            unless_changed_since=unless_changed_since,
+            append_id=append_id,
+        )
+
+    async def state_at(self, trace_id: str, seq: int | None = None) -> dict[str, Any]:
+        """See `Store.state_at`."""
+        return await self._workers.call(self._store.state_at, trace_id, seq)
+
+    async def get(
+        self,
+        trace_id: str,
+        key: str,
+        default: Any = MISSING,
+        *,
+        at: int | None = None,
+        type: type[T] | None = None,
+    ) -> Any:
+        """See `Store.get`."""
+        return await self._workers.call(self._store.get, trace_id, key, default, at=at, type=type)
+
+    async def snapshot_at(self, trace_id: str, seq: int) -> StateSnapshot:
+        """See `Store.snapshot_at`."""
+        return await self._workers.call(self._store.snapshot_at, trace_id, seq)
+
+    async def events(
+        self, trace_id: str, *, after: int | None = None, upto: int | None = None
+    ) -> AsyncIterator[RecordedEvent]:
+        """See `Store.events`; iterate with `async for`."""
+        iterator = self._store.events(trace_id, after=after, upto=upto)
+        while page := await self._workers.call(list, islice(iterator, PAGE_ROWS)):
+            for event in page:
+                yield event
+
+    async def drop_bases(self, trace_id: str | None = None) -> int:
+        """See `Store.drop_bases`."""
+        return await self._workers.call(self._store.drop_bases, trace_id)
+
+    async def stats(self) -> StoreStats:
+        """See `Store.stats`."""
+        return await self._workers.call(self._store.stats)
+
+    async def verify(self, trace_id: str | None = None) -> VerifyReport:
+        """See `Store.verify`."""
+        return await self._workers.call(self._store.verify, trace_id)
+
+    async def close(self) -> None:
+        """Finish what is queued, then close. See `Store.close`."""
+        await self._workers.close()
+        self._store.close()
+
+    async def __aenter__(self) -> AsyncStore:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"Async{self._store!r}"
+
+
+class _Opening:
+    """What `aopen` gives: to be awaited, or entered with `async with`."""
+
+    def __init__(self, make: Callable[[], Store]) -> None:
+        self._make = make
+        self._store: AsyncStore | None = None
+
+    async def _open(self) -> AsyncStore:
+        return AsyncStore(await asyncio.to_thread(self._make))
+
+    def __await__(self) -> Generator[Any, None, AsyncStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AsyncStore:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._store is not None
+        await self._store.close()
+
+
+def aopen(
+    path: str | PathLike[str],
+    *,
+    durability: Durability = "full",
+    strict: bool = False,
+    checkpoint_policy: CheckpointPolicy | None = None,
+    fold_policy: FoldPolicy | None = None,
+    redact: Redactor | None = None,
+    read_only: bool = False,
+    create: bool = True,
+    busy_timeout_ms: float = 10_000,
+) -> _Opening:
+    """`es.open` for asyncio: `async with es.aopen(path) as store:`, or `store = await es.aopen(path)`.
+
+    Takes and raises what `es.open` does.
+
+    >>> async def main():
+    ...     async with aopen(":memory:") as store:
+    ...         trace = await store.start({"n": 1})
+    ...         async with trace.step("double") as step:
+    ...             step.put("n", 2)
+    ...         return await store.state_at(trace.id)
+    >>> asyncio.run(main())
+    {'n': 2}
+    """
+    return _Opening(
+        lambda: Store(
+            path,
+            durability=durability,
+            strict=strict,
+            checkpoint_policy=checkpoint_policy,
+            fold_policy=fold_policy,
+            redact=redact,
+            read_only=read_only,
+            create=create,
+            busy_timeout_ms=busy_timeout_ms,
+        )
+    )

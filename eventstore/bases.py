@@ -1,0 +1,269 @@
+"""SQL of the bases: restore a state from the nearest base and its tail, and fold the tail into a base.
+
+A base is a link over its parent, down to a whole state. Restoring takes the newest base at or before
+the seq, follows the parents, applies the links upwards and folds the rows after. A base that fails its
+checksum, or whose parent is gone, is ignored (with a `BaseCorrupted` warning) and the one before it is
+taken: the log alone is the truth. A root is a base that is part of the truth.
+"""
+
+from __future__ import annotations
+
+import warnings
+from struct import Struct
+from typing import NamedTuple
+from zlib import crc32
+
+import apsw
+
+from .codec import decode_rows, json_encode
+from .errors import BaseCorrupted, LogCorrupted, StateError, Trimmed
+from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
+from .log import Segment, root_seq, rows
+from .opaque import Opaque
+from .policy import RESTORE_SLACK_BYTES, FoldDecision
+
+NEAREST = (
+    "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, body FROM base"
+    " WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+)
+BY_ID = "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, body FROM base WHERE id = ?"
+ROOT = "SELECT seq, checksum, body FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+INSERT = (
+    "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, at_us, checksum, reason, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_place = Struct("<qqqqq").pack
+
+
+class Base(NamedTuple):
+    """A row of table `base`."""
+
+    id: int
+    trace: int
+    seq: int
+    parent: int | None
+    chain_bytes: int
+    state_bytes: int
+    checksum: int
+    body: str | bytes
+
+    def is_sound(self) -> bool:
+        """Whether the row is what was written."""
+        return self.checksum == checksum(
+            self.trace, self.seq, self.parent, self.chain_bytes, self.state_bytes, self.body
+        )
+
+
+class Restored(NamedTuple):
+    """A state, and what reading it took.
+
+    `version`: the seq asked for; `base_id`, `base_seq`, `chain_bytes`: the chain below the tail (0 for
+    none); `tail_*`: the rows folded above it; `bad`: row ids of bases that were ignored.
+    """
+
+    state: State
+    control: State
+    version: int
+    base_id: int
+    base_seq: int
+    chain_bytes: int
+    links: int
+    tail_bytes: int
+    tail_rows: int
+    tail_events: int
+    bad: tuple[int, ...] = ()
+
+
+def checksum(trace: int, seq: int, parent: int | None, chain_bytes: int, state_bytes: int, body: str | bytes) -> int:
+    """crc32 over a base's place and body."""
+    raw = body.encode() if isinstance(body, str) else body
+    return crc32(raw, crc32(_place(trace, seq, parent or 0, chain_bytes, state_bytes)))
+
+
+def restore(
+    connection: apsw.Connection,
+    path: str,
+    segments: list[Segment],
+    seq: int,
+    trace_id: str,
+    *,
+    bases: bool = True,
+) -> Restored:
+    """The state and control at `seq`. `bases` False folds the log alone (from the root).
+
+    Raises LogCorrupted on a row that cannot be folded, Trimmed before the root.
+    """
+    bad: list[int] = []
+    chain = _chain(connection, segments, seq, bad) if bases else None
+    if chain is not None:
+        control, state, base, links = chain
+        base_id, base_seq, chain_bytes = base.id, base.seq, base.chain_bytes
+    else:
+        links = base_id = 0
+        control, state, base_seq, chain_bytes = _root(connection, segments, seq, path, trace_id)
+    tail_bytes = tail_rows = tail_events = 0
+    for first_seq, n, body_bytes, body in rows(connection, segments, base_seq):
+        try:
+            fold_rows(control, state, decode_rows(body), seq - first_seq + 1 if first_seq + n - 1 > seq else None)
+        except (ValueError, TypeError, KeyError, StateError) as error:
+            raise LogCorrupted(path, trace_id, first_seq, str(error)) from error
+        tail_rows += 1
+        tail_events += n
+        tail_bytes += body_bytes
+    return Restored(
+        state,
+        control,
+        seq,
+        base_id,
+        base_seq,
+        chain_bytes,
+        links,
+        tail_bytes,
+        tail_rows,
+        tail_events,
+        tuple(bad),
+    )
+
+
+def _root(
+    connection: apsw.Connection, segments: list[Segment], seq: int, path: str, trace_id: str
+) -> tuple[State, State, int, int]:
+    for segment in reversed(segments):
+        row = connection.execute(ROOT, (segment.trace, min(seq, segment.upto))).fetchone()
+        if row is not None:
+            found, crc, body = row
+            if crc != checksum(segment.trace, found, None, 0, 0, body):
+                raise LogCorrupted(path, trace_id, found, "its root fails its checksum")
+            control, state = decode_whole(body)
+            return control, state, found, len(body)
+        trimmed = root_seq(connection, segment.trace)
+        if trimmed:
+            raise Trimmed(trace_id, seq, segments[-1].upto, trimmed)
+    return {}, {}, 0, 0
+
+
+def _chain(
+    connection: apsw.Connection, segments: list[Segment], seq: int, bad: list[int]
+) -> tuple[State, State, Base, int] | None:
+    """The newest sound base at or before `seq`, with its chain applied."""
+    while (base := nearest(connection, segments, seq)) is not None:
+        try:
+            control, state, links = _apply_chain(connection, base)
+            return control, state, base, links
+        except (ValueError, TypeError, StateError) as error:
+            bad.append(base.id)
+            warnings.warn(
+                f"base {base.id} at seq {base.seq} is ignored: {error}; the log is whole",
+                BaseCorrupted,
+                stacklevel=2,
+            )
+            seq = base.seq - 1
+    return None
+
+
+def nearest(connection: apsw.Connection, segments: list[Segment], seq: int) -> Base | None:
+    """The newest base at or before `seq` on this lineage, sound or not."""
+    for segment in reversed(segments):
+        row = connection.execute(NEAREST, (segment.trace, min(seq, segment.upto))).fetchone()
+        if row is not None and row[2] > segment.after:
+            return Base._make(row)
+    return None
+
+
+def _apply_chain(connection: apsw.Connection, base: Base) -> tuple[State, State, int]:
+    links: list[Link] = []
+    while True:
+        if not base.is_sound():
+            raise ValueError(f"base {base.id} fails its checksum")
+        if base.parent is None:
+            control, state = decode_whole(base.body)
+            break
+        links.append(decode_link(base.body))
+        row = connection.execute(BY_ID, (base.parent,)).fetchone()
+        if row is None:
+            if base.parent != ROOT_PARENT:
+                raise ValueError(f"its parent {base.parent} is gone")
+            control, state = {}, {}
+            break
+        base = Base._make(row)
+    for link in reversed(links):
+        link.apply(control, state)
+    return control, state, len(links)
+
+
+ROOT_PARENT = 0
+"""The parent of a link that begins at seq 1 of an untrimmed trace: the empty state."""
+
+
+class Folded(NamedTuple):
+    """What a fold wrote."""
+
+    base_id: int
+    seq: int
+    chain_bytes: int
+    state_bytes: int
+    body_bytes: int
+
+
+def fold(
+    connection: apsw.Connection,
+    path: str,
+    segments: list[Segment],
+    trace_id: str,
+    at_us: int,
+    state_bytes: int,
+    decision: FoldDecision,
+) -> Folded | None:
+    """Write a base at the end of `segments`, inside the caller's transaction.
+
+    A link takes the newest base as its parent, whoever wrote it. Where the chain would then pass the
+    restore bound, a whole state is written instead. None when that seq has a base already.
+    """
+    trace, seq = segments[-1].trace, segments[-1].upto
+    kind, reason = decision
+    parent = nearest(connection, segments, seq)
+    if parent is not None and parent.seq == seq:
+        return None
+    if kind == "link" and parent is None and any(root_seq(connection, segment.trace) for segment in segments):
+        kind = "whole"
+    if kind == "link":
+        after = 0 if parent is None else parent.seq
+        link, tail_bytes = Link(), 0
+        for _, _, row_bytes, text in rows(connection, segments, after):
+            link.add_rows(decode_rows(text))
+            tail_bytes += row_bytes
+        body = link.encode(tail_bytes)
+        chain_bytes = len(body) + (0 if parent is None else parent.chain_bytes)
+        parent_id = ROOT_PARENT if parent is None else parent.id
+        if chain_bytes > 2 * state_bytes + RESTORE_SLACK_BYTES // 2:
+            kind, reason = (
+                "whole",
+                f"{reason}; the chain would be {chain_bytes} bytes for a state of {state_bytes}",
+            )
+    if kind == "whole":
+        restored = restore(connection, path, segments, seq, trace_id)
+        state_bytes = len(json_encode(restored.state)) if not _has_opaque(restored.state) else state_bytes
+        body = encode_whole(restored.control, restored.state, state_bytes)
+        parent_id, chain_bytes = None, len(body)
+    crc = checksum(trace, seq, parent_id, chain_bytes, state_bytes, body)
+    connection.execute(INSERT, (trace, seq, parent_id, chain_bytes, state_bytes, at_us, crc, reason, body))
+    return Folded(connection.last_insert_rowid(), seq, chain_bytes, state_bytes, len(body))
+
+
+def _has_opaque(state: State) -> bool:
+    return any(isinstance(value, Opaque) for value in state.values())
+
+
+def discard(connection: apsw.Connection, bad: tuple[int, ...]) -> None:
+    """Delete bases and all that stand on them."""
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS gone (id INTEGER PRIMARY KEY)")
+    connection.execute("DELETE FROM temp.gone")
+    connection.executemany("INSERT OR IGNORE INTO temp.gone VALUES (?)", [(base_id,) for base_id in bad])
+    while True:
+        connection.execute(
+            "INSERT INTO temp.gone SELECT id FROM base WHERE parent IN (SELECT id FROM temp.gone)"
+            " AND id NOT IN (SELECT id FROM temp.gone)"
+        )
+        if not connection.changes():
+            break
+    connection.execute("DELETE FROM base WHERE id IN (SELECT id FROM temp.gone)")

@@ -1,0 +1,268 @@
+"""Values at the door, and bodies in and out.
+
+A value is normalised by one round trip through JSON: what the decoder gives back is what the live
+state shows, and the encoded bytes go into the body as they are, so a restore gives the same. Equal
+msgpack before and after certifies the common case at C speed (no NaN turned null, no integer beyond
+64 bits, no key written twice); only a difference is looked into. A body is TEXT (JSON), or BLOB
+(msgpack) when it holds opaque bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from .errors import ValueRefused
+from .event import KIND_OF, KINDS, ControlEvent, StateDelta
+from .fold import INT_MAX, INT_MIN
+from .opaque import Opaque, enc_hook, ext_hook
+
+MAX_DEPTH = 128
+MAX_KEY_BYTES = 1024
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 256 * 1024 * 1024
+
+_json = msgspec.json.Encoder()
+_msgpack = msgspec.msgpack.Encoder(enc_hook=enc_hook)
+json_encode = _json.encode
+msgpack_encode = _msgpack.encode
+_json_decode = msgspec.json.Decoder().decode
+_msgpack_decode = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
+
+
+class Row(msgspec.Struct, omit_defaults=True):
+    """One event of a body, as the fold reads it."""
+
+    kind: str = "delta"
+    key: str = ""
+    op: str = "put"
+    value: Any = UNSET
+    source: str = "node"
+    data: Any = UNSET
+
+
+class Envelope(msgspec.Struct):
+    """A control event of a body, as it is written."""
+
+    kind: str
+    data: Any
+
+
+_rows_from_json = msgspec.json.Decoder(list[Row]).decode
+_rows_from_msgpack = msgspec.msgpack.Decoder(list[Row], ext_hook=ext_hook).decode
+
+
+def check_key(key: str) -> None:
+    """Raise ValueRefused unless `key` can be a state key: a non-empty string of at most 1 KiB."""
+    if type(key) is not str or not key:
+        raise ValueRefused(repr(key), "a key is a non-empty string")
+    if not key.isascii():
+        try:
+            encoded = key.encode()
+        except UnicodeEncodeError:
+            raise ValueRefused(repr(key), "the key holds a lone surrogate") from None
+    else:
+        encoded = key.encode()
+    if len(encoded) > MAX_KEY_BYTES:
+        raise ValueRefused(key[:40] + "…", f"the key has {len(encoded)} bytes, the limit is {MAX_KEY_BYTES}")
+
+
+def normalise(key: str, value: Any) -> tuple[Any, Any, int]:
+    """The value as `(wire, live, size_bytes)`: for the body, for the live state, and its JSON size.
+
+    Takes JSON values and whatever msgspec encodes to JSON (tuples, datetimes, UUIDs, dataclasses,
+    Structs, …); the live form is the plain JSON value. Raises ValueRefused, naming the path.
+
+    >>> normalise("when", (1, 2))[1:]
+    ([1, 2], 5)
+    >>> normalise("x", {"a": [float("nan")]})
+    Traceback (most recent call last):
+    eventstore.errors.ValueRefused: value at 'x.a[0]' refused: nan is not a JSON value
+    """
+    kind = type(value)
+    if kind is int:
+        if not INT_MIN <= value <= INT_MAX:
+            raise ValueRefused(key, f"{value} is beyond 64 bits")
+        return value, value, 8
+    if value is None or kind is bool:
+        return value, value, 5
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueRefused(key, f"{value} is not a JSON value")
+        return value, value, 16
+    if kind is Opaque:
+        return value, value, len(value.data)
+    try:
+        raw = json_encode(value)
+        if len(raw) > MAX_VALUE_BYTES:
+            raise ValueRefused(key, f"{len(raw)} bytes, the limit is {MAX_VALUE_BYTES}")
+        if kind is str:
+            return msgspec.Raw(raw), value, len(raw)
+        live = _json_decode(raw)
+        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(live) > MAX_DEPTH:
+            raise ValueRefused(key, f"nested deeper than {MAX_DEPTH}")
+        if msgpack_encode(live) != msgpack_encode(value):
+            _explain(key, value)
+            if json_encode(live) != raw:
+                raise ValueRefused(key, "two of its keys have the same text")
+    except (TypeError, UnicodeEncodeError, RecursionError, OverflowError, ValueError) as error:
+        if isinstance(error, ValueRefused):
+            raise
+        _explain(key, value)
+        raise ValueRefused(key, _reason(error)) from None
+    return msgspec.Raw(raw), live, len(raw)
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        level = [
+            child
+            for container in level
+            for child in (container.values() if type(container) is dict else container)
+            if type(child) is dict or type(child) is list
+        ]
+    return depth
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return f"nested deeper than {MAX_DEPTH}"
+    if isinstance(error, UnicodeEncodeError):
+        return "a string holds a lone surrogate"
+    return str(error)
+
+
+def _explain(path: str, value: Any) -> None:
+    """Raise ValueRefused at the first part of `value` that JSON cannot hold, if there is one."""
+    stack: list[tuple[str, Any, int]] = [(path, value, 0)]
+    while stack:
+        path, value, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise ValueRefused(path[:200], f"nested deeper than {MAX_DEPTH}")
+        if isinstance(value, Mapping):
+            for name in value:
+                if isinstance(name, str):
+                    _explain_scalar(f"{path} (a key of it)", name)
+            stack.extend((f"{path}.{name}", item, depth + 1) for name, item in reversed(list(value.items())))
+        elif isinstance(value, list | tuple | set | frozenset):
+            items = list(enumerate(value))
+            stack.extend((f"{path}[{index}]", item, depth + 1) for index, item in reversed(items))
+        elif isinstance(value, Opaque):
+            raise ValueRefused(path, "an opaque value stands alone, never inside another value")
+        elif isinstance(value, str | int | float | None):
+            _explain_scalar(path, value)
+        else:
+            try:
+                builtins = msgspec.to_builtins(value)
+            except (TypeError, UnicodeEncodeError, RecursionError) as error:
+                raise ValueRefused(path, _reason(error)) from None
+            if not isinstance(builtins, type(value)):
+                stack.append((path, builtins, depth))
+
+
+def _explain_scalar(path: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueRefused(path, f"{value} is not a JSON value")
+    if isinstance(value, int) and not INT_MIN <= value <= INT_MAX:
+        raise ValueRefused(path, f"{value} is beyond 64 bits")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueRefused(path, "a string holds a lone surrogate") from None
+
+
+def normalise_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole state through `normalise`. Raises ValueRefused."""
+    if not isinstance(state, Mapping):
+        raise ValueRefused("state", f"a state is a mapping of keys to values, not {type(state).__name__}")
+    result = {}
+    for key, value in state.items():
+        check_key(key)
+        result[key] = normalise(key, value)[1]
+    return result
+
+
+def envelope(event: ControlEvent) -> Envelope:
+    """A control event as its body holds it, its values normalised. Raises ValueRefused.
+
+    >>> from .event import Note
+    >>> envelope(Note("seen", (1, 2))).data
+    {'name': 'seen', 'data': [1, 2]}
+    """
+    kind = KIND_OF[type(event)]
+    return Envelope(kind, normalise(kind, event)[1])
+
+
+def encode_body(events: list[Any], opaque: bool) -> bytes:
+    """Events (deltas and envelopes) as a body: JSON, or msgpack (with live values) when `opaque`.
+
+    Raises ValueRefused when the body passes `MAX_BODY_BYTES`.
+    """
+    body = msgpack_encode(events) if opaque else json_encode(events)
+    if len(body) > MAX_BODY_BYTES:
+        raise ValueRefused("the step", f"{len(body)} bytes, the limit is {MAX_BODY_BYTES}")
+    return body
+
+
+def decode_rows(body: str | bytes) -> list[Row]:
+    """A body's events. Raises ValueError on anything that is no body."""
+    try:
+        return _rows_from_json(body) if type(body) is str else _rows_from_msgpack(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"not an event body: {error}") from None
+
+
+def decode_event(row: Row) -> Any:
+    """The typed event of a row. Raises ValueError on an unknown kind or a malformed one."""
+    try:
+        if row.kind == "delta":
+            return msgspec.convert({"key": row.key, "op": row.op, "source": row.source} | _value(row.value), StateDelta)
+        return msgspec.convert(row.data, KINDS[row.kind])
+    except (msgspec.ValidationError, KeyError) as error:
+        raise ValueError(f"not an event of kind {row.kind!r}: {error}") from None
+
+
+def _value(value: Any) -> dict[str, Any]:
+    return {} if value is UNSET else {"value": value}
+
+
+def encode_derived(value: Any, json_bytes: int) -> str | bytes:
+    """A base's body: msgpack, or JSON where that is smaller (many short floats)."""
+    packed = msgpack_encode(value)
+    if len(packed) > json_bytes:
+        try:
+            text = json_encode(value)
+        except TypeError:
+            return packed
+        if len(text) < len(packed):
+            return text.decode()
+    return packed
+
+
+def decode_derived(body: str | bytes) -> Any:
+    """The inverse of `encode_derived`. Raises ValueError."""
+    try:
+        return _json_decode(body) if type(body) is str else _msgpack_decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"not a base: {error}") from None
+
+
+def size_bytes(value: Any) -> int:
+    """About the JSON size of a live value; numbers count as 8 or 16 whatever their digits."""
+    kind = type(value)
+    if kind is int:
+        return 8
+    if kind is float:
+        return 16
+    if value is None or kind is bool:
+        return 5
+    if kind is Opaque:
+        return len(value.data)
+    return len(json_encode(value))

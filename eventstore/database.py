@@ -1,0 +1,255 @@
+"""The file: opening, migrating, and handing out connections.
+
+One writer connection per process and a small pool of readers. A reader's connection is never shared
+while it is in use. `schema/NNN_*.sql` are applied in order, `user_version` counts them. After an I/O
+error the database is halted: every later call raises, and nothing is checkpointed on close.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import apsw
+
+from .errors import (
+    EventStoreError,
+    FormatTooNew,
+    NotAnEventStore,
+    StorageError,
+    StorageFull,
+    StoreBusy,
+    StoreClosed,
+    StoreHalted,
+    UnsupportedSQLite,
+)
+
+Durability = Literal["full", "normal"]
+
+APPLICATION_ID = 0x74724553  # "trES"
+NEEDED_SQLITE = (3, 51, 3)
+_IDLE_READERS = 4
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+@cache
+def schema_scripts() -> tuple[str, ...]:
+    """The SQL of `schema/`, in order: beside the package in a wheel, beside its folder in a checkout."""
+    here = Path(__file__).parent
+    for folder in (here / "schema", here.parent / "schema"):
+        scripts = sorted(folder.glob("[0-9][0-9][0-9]_*.sql"))
+        if scripts:
+            return tuple(script.read_text("utf-8") for script in scripts)
+    raise FileNotFoundError(f"no schema/*.sql beside {here}")
+
+
+def busy_handler(timeout_ms: float) -> Callable[[int], bool]:
+    """Wait for the write lock in short, jittered naps, so that no process is passed over for long.
+
+    SQLite's own handler backs off to 100 ms; a commit takes a fraction of one.
+    """
+    started = 0.0
+
+    def wait(prior_calls: int) -> bool:
+        nonlocal started
+        now = time.monotonic()
+        if prior_calls == 0:
+            started = now
+        waited_ms = (now - started) * 1000
+        if waited_ms > timeout_ms:
+            return False
+        time.sleep(random.uniform(0.00002, 0.0001) if waited_ms < 20 else random.uniform(0.0002, 0.001))
+        return True
+
+    return wait
+
+
+class Database:
+    """One open file. `path`, `durability`, `read_only` as given to `es.open`."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: Durability = "full",
+        read_only: bool = False,
+        create: bool = True,
+        busy_timeout_ms: float = 10_000,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+        self.path = path
+        self.durability: Durability = durability
+        self.read_only = read_only
+        self.halted: str | None = None
+        self._busy_timeout_ms = busy_timeout_ms
+        self._readers: deque[apsw.Connection] = deque()
+        self._closed: str | None = None
+        _check_sqlite(path)
+        existed = Path(path).exists()
+        if not existed and (read_only or not create):
+            raise StorageError(path, "no such file")
+        if not existed:
+            _create_private(path)
+        with self.errors():
+            self.writer = self._connect()
+            try:
+                self._prepare(existed)
+            except BaseException:
+                self.writer.close()
+                raise
+        _open_databases.add(self)
+
+    def _connect(self) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
+        connection = apsw.Connection(self.path, flags=flags)
+        connection.set_busy_handler(busy_handler(self._busy_timeout_ms))
+        connection.execute("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
+        return connection
+
+    def _prepare(self, existed: bool) -> None:
+        connection = self.writer
+        scripts = schema_scripts()
+        found = connection.pragma("user_version")
+        if connection.pragma("application_id") != APPLICATION_ID:
+            tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+            if tables or found:
+                raise NotAnEventStore(self.path, "an SQLite file of another application")
+            if self.read_only:
+                raise NotAnEventStore(self.path, "an empty file")
+        if found > len(scripts):
+            raise FormatTooNew(self.path, found, len(scripts))
+        if self.read_only:
+            if found < len(scripts):
+                raise NotAnEventStore(self.path, f"format {found} needs migrating; open it once for writing")
+            return
+        if found == 0:
+            connection.pragma("page_size", 4096)
+            connection.pragma("auto_vacuum", 2)
+        # Processes that create one file together can collide here in spite of the busy handler.
+        for attempt in range(50):
+            try:
+                connection.pragma("journal_mode", "wal")
+                break
+            except apsw.BusyError:
+                if attempt == 49:
+                    raise
+                time.sleep(0.01)
+        connection.pragma("synchronous", self.durability)
+        connection.wal_autocheckpoint(1000)
+        if found < len(scripts):
+            self._migrate(scripts)
+
+    def _migrate(self, scripts: tuple[str, ...]) -> None:
+        connection = self.writer
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for script in scripts[connection.pragma("user_version") :]:
+                connection.execute(script)
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", len(scripts))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def check_open(self) -> None:
+        """Raise StoreClosed or StoreHalted unless calls may go on."""
+        if self._closed is not None:
+            raise StoreClosed(self.path, self._closed)
+        if self.halted is not None:
+            raise StoreHalted(self.path, self.halted)
+
+    @contextmanager
+    def reader(self) -> Iterator[apsw.Connection]:
+        """A connection inside one read transaction: everything read through it is of one instant."""
+        self.check_open()
+        with self.errors():
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._connect()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                if self._closed is None or "forked" not in self._closed:
+                    connection.execute("ROLLBACK")
+                    if self._closed is None and len(self._readers) < _IDLE_READERS:
+                        self._readers.append(connection)
+                    else:
+                        connection.close()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn apsw's errors into this package's; an I/O error halts the database."""
+        try:
+            yield
+        except apsw.Error as error:
+            raise self.translate(error) from error
+
+    def translate(self, error: apsw.Error) -> EventStoreError:
+        """The package's error for one of apsw; halts on I/O errors."""
+        if isinstance(error, apsw.BusyError | apsw.LockedError):
+            return StoreBusy(self.path, f"locked for {self._busy_timeout_ms:.0f} ms; nothing was written")
+        if isinstance(error, apsw.FullError):
+            return StorageFull(self.path, "the disk is full; nothing was written")
+        if isinstance(error, apsw.NotADBError):
+            return NotAnEventStore(self.path, "not an SQLite file")
+        if isinstance(error, apsw.IOError | apsw.CorruptError):
+            self.halted = str(error)
+            return StoreHalted(self.path, str(error))
+        if isinstance(error, apsw.ReadOnlyError):
+            return StorageError(self.path, "opened read-only")
+        return StorageError(self.path, f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Close every connection; the last one out removes the WAL, unless the store halted."""
+        if self._closed is not None:
+            return
+        self._closed = "the store is closed"
+        if self.halted is not None:
+            for connection in (self.writer, *self._readers):
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        while self._readers:
+            self._readers.pop().close()
+        self.writer.close()
+
+    def abandon(self) -> None:
+        """In a forked child: never touch the parent's connections, not even to close them."""
+        self._closed = "opened by the process that forked this one; open it again here"
+        _abandoned.append((self.writer, *self._readers))
+        self._readers.clear()
+
+
+_abandoned: list[Any] = []
+
+
+def _abandon_all() -> None:
+    for database in list(_open_databases):
+        database.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _check_sqlite(path: str) -> None:
+    found = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in found.split(".")[:3]) < NEEDED_SQLITE:
+        raise UnsupportedSQLite(path, found, ".".join(map(str, NEEDED_SQLITE)))
+
+
+def _create_private(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StorageError(path, f"cannot be created: {error.strerror}") from None

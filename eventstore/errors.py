@@ -1,0 +1,458 @@
+"""Every error says what was asked, where, and what is true, and carries the values as attributes.
+
+All inherit from `EventStoreError`. Two families keep the names of the model: `StateError` (a delta
+and a state do not fit) and `CheckpointStoreError` (storage, not found, corrupted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+def _rebuild(cls: type[EventStoreError], args: tuple[Any, ...], attributes: dict[str, Any]) -> EventStoreError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+class EventStoreError(Exception):
+    """Root of every error this package raises on purpose.
+
+    >>> issubclass(WrongExpectedVersion, EventStoreError)
+    True
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ValueRefused(EventStoreError, ValueError):
+    """A value (or key) that the log cannot hold exactly; nothing was written.
+
+    Attributes: `path` (str, like `messages[3].score`), `reason` (str).
+
+    >>> print(ValueRefused("a.b", "NaN is not a JSON value"))
+    value at 'a.b' refused: NaN is not a JSON value
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"value at {path!r} refused: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class WrongExpectedVersion(EventStoreError):
+    """Optimistic concurrency: another writer was first; nothing was written.
+
+    Attributes: `trace_id` (str), `actual` (int, the trace's version), `expected` (int).
+
+    >>> print(WrongExpectedVersion("t1", actual=12, expected=10))
+    trace t1 is at version 12, append expected 10
+    """
+
+    def __init__(self, trace_id: str, actual: int, expected: int) -> None:
+        super().__init__(f"trace {trace_id} is at version {actual}, append expected {expected}")
+        self.trace_id = trace_id
+        self.actual = actual
+        self.expected = expected
+
+
+class AppendIdReused(EventStoreError):
+    """An `append_id` that the trace already holds came again with other deltas.
+
+    Attributes: `trace_id` (str), `append_id` (str), `first_seq` (int, where it stands).
+
+    >>> print(AppendIdReused("t1", "job-7", 5))
+    append_id 'job-7' of trace t1 stands at seq 5 with other deltas
+    """
+
+    def __init__(self, trace_id: str, append_id: str, first_seq: int) -> None:
+        super().__init__(f"append_id {append_id!r} of trace {trace_id} stands at seq {first_seq} with other deltas")
+        self.trace_id = trace_id
+        self.append_id = append_id
+        self.first_seq = first_seq
+
+
+class TraceNotFound(EventStoreError, LookupError):
+    """No trace of that id in this file. Attribute: `trace_id` (str).
+
+    >>> print(TraceNotFound("t1"))
+    no trace t1 in this store
+    """
+
+    def __init__(self, trace_id: str) -> None:
+        super().__init__(f"no trace {trace_id} in this store")
+        self.trace_id = trace_id
+
+
+class TraceExists(EventStoreError):
+    """`start(id=…)` met a trace of that id. Attributes: `trace_id` (str), `version` (int).
+
+    >>> print(TraceExists("t1", 4))
+    trace t1 exists, at version 4
+    """
+
+    def __init__(self, trace_id: str, version: int) -> None:
+        super().__init__(f"trace {trace_id} exists, at version {version}")
+        self.trace_id = trace_id
+        self.version = version
+
+
+class TraceErased(EventStoreError):
+    """The trace was erased; only its tombstone is left. Attribute: `trace_id` (str).
+
+    >>> print(TraceErased("t1"))
+    trace t1 was erased
+    """
+
+    def __init__(self, trace_id: str) -> None:
+        super().__init__(f"trace {trace_id} was erased")
+        self.trace_id = trace_id
+
+
+class TraceEndedError(EventStoreError):
+    """A step or decision came after the trace's end. Attributes: `trace_id`, `status` (str).
+
+    >>> print(TraceEndedError("t1", "completed"))
+    trace t1 has ended (completed)
+    """
+
+    def __init__(self, trace_id: str, status: str) -> None:
+        super().__init__(f"trace {trace_id} has ended ({status})")
+        self.trace_id = trace_id
+        self.status = status
+
+
+class SeqOutOfRange(EventStoreError, LookupError):
+    """A seq that the trace does not have. Attributes: `trace_id` (str), `seq`, `version` (int).
+
+    >>> print(SeqOutOfRange("t1", 9, 4))
+    trace t1 has seqs 1 to 4, asked for 9
+    """
+
+    def __init__(self, trace_id: str, seq: int, version: int) -> None:
+        super().__init__(f"trace {trace_id} has seqs 1 to {version}, asked for {seq}")
+        self.trace_id = trace_id
+        self.seq = seq
+        self.version = version
+
+
+class Trimmed(SeqOutOfRange):
+    """The history before the trace's root was trimmed. Adds `root_seq` (int).
+
+    >>> print(Trimmed("t1", 3, 90, root_seq=40))
+    trace t1 was trimmed at seq 40, asked for 3
+    """
+
+    def __init__(self, trace_id: str, seq: int, version: int, root_seq: int) -> None:
+        super().__init__(trace_id, seq, version)
+        self.args = (f"trace {trace_id} was trimmed at seq {root_seq}, asked for {seq}",)
+        self.root_seq = root_seq
+
+
+class NotAStepBoundary(EventStoreError, ValueError):
+    """Fork, trim and checkpoint happen between steps only.
+
+    Attributes: `trace_id` (str), `seq` (int), `before`, `after` (int, the nearest boundaries).
+
+    >>> print(NotAStepBoundary("t1", 7, before=5, after=9))
+    seq 7 of trace t1 is inside a step; the nearest boundaries are 5 and 9
+    """
+
+    def __init__(self, trace_id: str, seq: int, before: int, after: int) -> None:
+        super().__init__(
+            f"seq {seq} of trace {trace_id} is inside a step; the nearest boundaries are {before} and {after}"
+        )
+        self.trace_id = trace_id
+        self.seq = seq
+        self.before = before
+        self.after = after
+
+
+class RetentionBlocked(EventStoreError):
+    """Trim or erase would lose something that is still needed; nothing was removed.
+
+    Attributes: `trace_id` (str), `blockers` (tuple of str, each one named).
+
+    >>> print(RetentionBlocked("t1", ["fork t2 at seq 9"]))
+    trace t1 cannot be trimmed or erased: fork t2 at seq 9
+    """
+
+    def __init__(self, trace_id: str, blockers: Sequence[str]) -> None:
+        super().__init__(f"trace {trace_id} cannot be trimmed or erased: {'; '.join(blockers)}")
+        self.trace_id = trace_id
+        self.blockers = tuple(blockers)
+
+
+class BarrierError(EventStoreError):
+    """A decision that does not fit: unknown barrier, or decided already.
+
+    Attributes: `trace_id`, `barrier_id` (str).
+
+    >>> print(BarrierError("t1", "approve#1", "it was decided at seq 9"))
+    barrier approve#1 of trace t1: it was decided at seq 9
+    """
+
+    def __init__(self, trace_id: str, barrier_id: str, reason: str) -> None:
+        super().__init__(f"barrier {barrier_id} of trace {trace_id}: {reason}")
+        self.trace_id = trace_id
+        self.barrier_id = barrier_id
+
+
+class StateMutated(EventStoreError):
+    """Strict mode: a value of the live state was changed in place, without a delta.
+
+    Attributes: `trace_id`, `key` (str).
+
+    >>> print(StateMutated("t1", "messages"))
+    trace t1: the live value of 'messages' was changed in place, without a delta
+    """
+
+    def __init__(self, trace_id: str, key: str) -> None:
+        super().__init__(f"trace {trace_id}: the live value of {key!r} was changed in place, without a delta")
+        self.trace_id = trace_id
+        self.key = key
+
+
+class StateError(EventStoreError):
+    """A delta and a state do not fit together. Attribute: `key` (str).
+
+    >>> issubclass(StateConflict, StateError)
+    True
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class MissingKey(StateError, KeyError):
+    """The state has no such key. Attribute: `key` (str).
+
+    >>> print(MissingKey("spent"))
+    the state has no key 'spent'
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key, f"the state has no key {key!r}")
+
+    __str__ = Exception.__str__
+
+
+class Deserialize(StateError, ValueError):
+    """A stored value does not have the type asked for. Attributes: `key`, `reason` (str).
+
+    >>> print(Deserialize("spent", "Expected `str`, got `int`"))
+    value of 'spent' does not fit the type asked for: Expected `str`, got `int`
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, f"value of {key!r} does not fit the type asked for: {reason}")
+        self.reason = reason
+
+
+class ReducerConflict(StateError, TypeError):
+    """A reducer cannot take this value, or a custom reducer is not at hand.
+
+    Attributes: `key`, `reducer`, `reason` (str).
+
+    >>> print(ReducerConflict("spent", "sum", "'a' is not a number"))
+    reducer sum of 'spent': 'a' is not a number
+    """
+
+    def __init__(self, key: str, reducer: str, reason: str) -> None:
+        super().__init__(key, f"reducer {reducer} of {key!r}: {reason}")
+        self.reducer = reducer
+        self.reason = reason
+
+
+class DeltaApply(StateError, TypeError):
+    """A delta does not apply to the value it meets. Attributes: `key`, `op`, `reason` (str).
+
+    >>> print(DeltaApply("messages", "append", "the value is a number, not a list"))
+    append of 'messages' does not apply: the value is a number, not a list
+    """
+
+    def __init__(self, key: str, op: str, reason: str) -> None:
+        super().__init__(key, f"{op} of {key!r} does not apply: {reason}")
+        self.op = op
+        self.reason = reason
+
+
+class StateConflict(StateError):
+    """Sibling branches wrote one key and nothing says how to merge them.
+
+    Attributes: `key` (str), `writers` (tuple of str, in declared order).
+
+    >>> print(StateConflict("plan", ["search", "ask"]))
+    key 'plan' was written by branches 'search' and 'ask' and has no reducer
+    """
+
+    def __init__(self, key: str, writers: Sequence[str]) -> None:
+        named = " and ".join(repr(writer) for writer in writers)
+        super().__init__(key, f"key {key!r} was written by branches {named} and has no reducer")
+        self.writers = tuple(writers)
+
+
+class CheckpointStoreError(EventStoreError):
+    """What a checkpoint store can fail with: `Storage`, `NotFound`, `Corrupted`.
+
+    >>> CheckpointStoreError.NotFound is CheckpointNotFound
+    True
+    """
+
+    Storage: ClassVar[type[StorageError]]
+    NotFound: ClassVar[type[CheckpointNotFound]]
+    Corrupted: ClassVar[type[CheckpointCorrupted]]
+
+
+class StorageError(CheckpointStoreError):
+    """The file could not be read or written. Attribute: `path` (str).
+
+    >>> print(StorageError("runs.db", "disk full; nothing was written"))
+    runs.db: disk full; nothing was written
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class CheckpointNotFound(CheckpointStoreError, LookupError):
+    """No checkpoint of that id. Attribute: `checkpoint_id` (str).
+
+    >>> print(CheckpointNotFound("c1"))
+    no checkpoint c1 in this store
+    """
+
+    def __init__(self, checkpoint_id: str) -> None:
+        super().__init__(f"no checkpoint {checkpoint_id} in this store")
+        self.checkpoint_id = checkpoint_id
+
+
+class CheckpointCorrupted(CheckpointStoreError):
+    """A checkpoint does not hold together. Attributes: `checkpoint_id`, `reason` (str).
+
+    >>> print(CheckpointCorrupted("c1", "base and deltas do not give its state"))
+    checkpoint c1 is corrupted: base and deltas do not give its state
+    """
+
+    def __init__(self, checkpoint_id: str, reason: str) -> None:
+        super().__init__(f"checkpoint {checkpoint_id} is corrupted: {reason}")
+        self.checkpoint_id = checkpoint_id
+        self.reason = reason
+
+
+CheckpointStoreError.Storage = StorageError
+CheckpointStoreError.NotFound = CheckpointNotFound
+CheckpointStoreError.Corrupted = CheckpointCorrupted
+
+
+class StoreClosed(StorageError):
+    """The store was closed, or belongs to the process that forked this one.
+
+    >>> print(StoreClosed("runs.db", "the store is closed"))
+    runs.db: the store is closed
+    """
+
+
+class StoreBusy(StorageError):
+    """Other processes held the write lock for the whole `busy_timeout_ms`; nothing was written.
+
+    >>> print(StoreBusy("runs.db", "locked for 10000 ms; nothing was written"))
+    runs.db: locked for 10000 ms; nothing was written
+    """
+
+
+class StoreHalted(StorageError):
+    """After an I/O error every later call raises: what the disk holds is not known.
+
+    Reopen the store and append again with the same `append_id` and `expected_version`
+    to learn whether the append that failed had landed. Attributes: `trace_id` (str or None),
+    `append_id` (str, int or None), `expected_version` (int or None).
+
+    >>> print(StoreHalted("runs.db", "disk I/O error"))
+    runs.db: halted after an I/O error (disk I/O error); reopen the store
+    """
+
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        trace_id: str | None = None,
+        append_id: str | int | None = None,
+        expected_version: int | None = None,
+    ) -> None:
+        super().__init__(path, f"halted after an I/O error ({reason}); reopen the store")
+        self.trace_id = trace_id
+        self.append_id = append_id
+        self.expected_version = expected_version
+
+
+class StorageFull(StorageError):
+    """The disk (or a quota) is full; nothing was written, and the store goes on when space returns.
+
+    >>> print(StorageFull("runs.db", "the disk is full; nothing was written"))
+    runs.db: the disk is full; nothing was written
+    """
+
+
+class NotAnEventStore(StorageError):
+    """The file is no event store, or none that this version can open.
+
+    >>> print(NotAnEventStore("notes.db", "an SQLite file of another application"))
+    notes.db: an SQLite file of another application
+    """
+
+
+class FormatTooNew(NotAnEventStore):
+    """A newer version of this package wrote the file. Attributes: `found`, `known` (int).
+
+    >>> print(FormatTooNew("runs.db", found=9, known=3))
+    runs.db: format 9 was written by a newer version; this one knows formats up to 3
+    """
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(path, f"format {found} was written by a newer version; this one knows formats up to {known}")
+        self.found = found
+        self.known = known
+
+
+class UnsupportedSQLite(StorageError):
+    """The SQLite library is one that can corrupt a WAL file. Attributes: `found`, `needed` (str).
+
+    >>> print(UnsupportedSQLite("runs.db", "3.50.0", "3.51.3"))
+    runs.db: SQLite 3.50.0 can corrupt a log with two writers; 3.51.3 or later is needed (upgrade apsw)
+    """
+
+    def __init__(self, path: str, found: str, needed: str) -> None:
+        super().__init__(
+            path,
+            f"SQLite {found} can corrupt a log with two writers; {needed} or later is needed (upgrade apsw)",
+        )
+        self.found = found
+        self.needed = needed
+
+
+class LogCorrupted(StorageError):
+    """A row of the log cannot be read. Attributes: `trace_id` (str), `seq` (int, the first bad one).
+
+    >>> print(LogCorrupted("runs.db", "t1", 7, "invalid JSON"))
+    runs.db: trace t1 is damaged at seq 7: invalid JSON
+    """
+
+    def __init__(self, path: str, trace_id: str, seq: int, reason: str) -> None:
+        super().__init__(path, f"trace {trace_id} is damaged at seq {seq}: {reason}")
+        self.trace_id = trace_id
+        self.seq = seq
+
+
+class BaseCorrupted(UserWarning):
+    """A base failed its checksum: it was ignored, and is rebuilt from the log.
+
+    >>> issubclass(BaseCorrupted, UserWarning)
+    True
+    """

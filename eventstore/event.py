@@ -1,0 +1,289 @@
+"""What happened, as immutable facts.
+
+A trace is a dense sequence of events. Most are deltas: literal changes of one key, so that a fold
+needs no user code. The others move control: the start, an executed node, a barrier and its decision,
+the end. In a body a delta stands flat (`{"key": …, "value": …}`, defaults left out) and any other
+event as `{"kind": …, "data": {…}}`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+import msgspec
+from msgspec import UNSET
+
+
+class DeltaOp(StrEnum):
+    """How a delta changes its key. Every op is literal: the fold consults no reducer.
+
+    >>> DeltaOp("append") is DeltaOp.APPEND
+    True
+    """
+
+    PUT = "put"
+    DELETE = "delete"
+    APPEND = "append"
+    SPLICE = "splice"
+    MERGE = "merge"
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
+class DeltaSource(StrEnum):
+    """Who wrote a delta.
+
+    >>> DeltaSource.HUMAN.value
+    'human'
+    """
+
+    NODE = "node"
+    HOOK = "hook"
+    HUMAN = "human"
+    REDUCER_MERGE = "reducer_merge"
+    IMPORT = "import"
+    FORK = "fork"
+    SYSTEM = "system"
+
+
+class JsonRecord(msgspec.Struct, omit_defaults=True):
+    """Base of the records that go to JSON and come back equal.
+
+    >>> Approve.from_json(Approve(by="ana").to_json()) == Approve(by="ana")
+    True
+    """
+
+    def to_json(self) -> bytes:
+        """This record as JSON (UTF-8 bytes)."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """The record written by `to_json`. Raises `msgspec.ValidationError` on another shape."""
+        return msgspec.json.decode(data, type=cls)
+
+
+class StateDelta(JsonRecord, frozen=True):
+    """One literal change of one key.
+
+    `value` by op: put, any JSON value; append, the list of new items; splice, an object with
+    `start`, `count` and `items`; merge, the keys to set (shallow); sum, max, min, a number;
+    delete, unset.
+
+    >>> StateDelta.append("messages", [{"role": "user"}]).to_json()
+    b'{"key":"messages","op":"append","value":[{"role":"user"}]}'
+    """
+
+    key: str
+    op: DeltaOp = DeltaOp.PUT
+    value: Any = UNSET
+    source: DeltaSource = DeltaSource.NODE
+
+    @classmethod
+    def put(cls, key: str, value: Any, source: DeltaSource = DeltaSource.NODE) -> Self:
+        """Set the key to `value`."""
+        return cls(key, DeltaOp.PUT, value, source)
+
+    @classmethod
+    def delete(cls, key: str, source: DeltaSource = DeltaSource.NODE) -> Self:
+        """Remove the key."""
+        return cls(key, DeltaOp.DELETE, UNSET, source)
+
+    @classmethod
+    def append(cls, key: str, items: list[Any], source: DeltaSource = DeltaSource.NODE) -> Self:
+        """Extend the key's list by `items`."""
+        return cls(key, DeltaOp.APPEND, items, source)
+
+    @classmethod
+    def splice(cls, key: str, start: int, count: int, items: list[Any], source: DeltaSource = DeltaSource.NODE) -> Self:
+        """Replace `count` items from `start` by `items`."""
+        return cls(key, DeltaOp.SPLICE, {"start": start, "count": count, "items": items}, source)
+
+
+class Approve(JsonRecord, frozen=True, tag_field="action", tag="approve"):
+    """Go on. `by`: who decided.
+
+    >>> Approve(by="ana").to_json()
+    b'{"action":"approve","by":"ana"}'
+    """
+
+    by: str | None = None
+
+
+class Reject(JsonRecord, frozen=True, tag_field="action", tag="reject"):
+    """Do not go on, for this reason.
+
+    >>> Reject("too much").reason
+    'too much'
+    """
+
+    reason: str = ""
+    by: str | None = None
+
+
+class Modify(JsonRecord, frozen=True, tag_field="action", tag="modify"):
+    """Go on with these keys set to these values.
+
+    >>> Modify({"total": 30}).values
+    {'total': 30}
+    """
+
+    values: dict[str, Any]
+    by: str | None = None
+
+
+class Reroute(JsonRecord, frozen=True, tag_field="action", tag="reroute"):
+    """Go to another node.
+
+    >>> Reroute("review").target
+    'review'
+    """
+
+    target: str
+    by: str | None = None
+
+
+Decision = Approve | Reject | Modify | Reroute
+
+
+class TraceStarted(JsonRecord, frozen=True):
+    """Seq 1 of every trace: its name, initial state and the reducers' names by key.
+
+    >>> TraceStarted("chat", {"n": 0}).state
+    {'n': 0}
+    """
+
+    name: str
+    state: dict[str, Any]
+    reducers: dict[str, str] = {}
+    graph_hash: str = ""
+    node: str | None = None
+
+
+class TraceForked(JsonRecord, frozen=True):
+    """The first event of a fork's own: it shares `parent_trace_id` up to `fork_seq`.
+
+    >>> TraceForked("retry", "t1", 9).fork_seq
+    9
+    """
+
+    name: str
+    parent_trace_id: str
+    fork_seq: int
+    node: str | None = None
+
+
+class NodeExecuted(JsonRecord, frozen=True):
+    """A node ran, and its step was committed with this event.
+
+    >>> NodeExecuted("ask", duration_ms=1.5).success
+    True
+    """
+
+    node: str
+    success: bool = True
+    error: str | None = None
+    duration_ms: float = 0.0
+    token_cost: float = 0.0
+    has_side_effects: bool = False
+    next: str | None = None
+
+
+class BarrierRaised(JsonRecord, frozen=True):
+    """The trace waits for a human. `deadline_us`: microseconds since 1970, UTC.
+
+    >>> BarrierRaised("approve#1", "approve", prompt="Refund 40?").prompt
+    'Refund 40?'
+    """
+
+    barrier_id: str
+    node: str
+    prompt: str = ""
+    keys: list[str] = []
+    deadline_us: int | None = None
+    default: Decision | None = None
+
+
+class BarrierDecided(JsonRecord, frozen=True):
+    """The one decision of a barrier.
+
+    >>> BarrierDecided("approve#1", "approve", Approve()).decision
+    Approve(by=None)
+    """
+
+    barrier_id: str
+    node: str
+    decision: Decision
+
+
+class TraceEnded(JsonRecord, frozen=True):
+    """The trace is over. `status`: completed, failed or cancelled.
+
+    >>> TraceEnded().status
+    'completed'
+    """
+
+    status: str = "completed"
+    error: str | None = None
+
+
+class Note(JsonRecord, frozen=True):
+    """A fact that changes neither state nor control; it breaks no `unless_changed_since` guard.
+
+    >>> Note("seen", {"by": "ana"}).name
+    'seen'
+    """
+
+    name: str
+    data: Any = None
+
+
+ControlEvent = TraceStarted | TraceForked | NodeExecuted | BarrierRaised | BarrierDecided | TraceEnded | Note
+Event = StateDelta | ControlEvent
+
+KINDS: dict[str, type[Any]] = {
+    "trace_started": TraceStarted,
+    "trace_forked": TraceForked,
+    "node_executed": NodeExecuted,
+    "barrier_raised": BarrierRaised,
+    "barrier_decided": BarrierDecided,
+    "trace_ended": TraceEnded,
+    "note": Note,
+}
+KIND_OF: dict[type[Any], str] = {StateDelta: "delta", **{cls: kind for kind, cls in KINDS.items()}}
+
+
+def utc(at_us: int) -> datetime:
+    """Microseconds since 1970 as an aware datetime.
+
+    >>> utc(1_700_000_000_000_001).isoformat()
+    '2023-11-14T22:13:20.000001+00:00'
+    """
+    seconds, microseconds = divmod(at_us, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+
+class RecordedEvent(JsonRecord, frozen=True):
+    """An event as it stands in the log.
+
+    `seq`: 1-based position in its trace; `kind`: `delta` or a key of the body's `kind`;
+    `first_seq`: the seq at which its commit begins.
+
+    >>> RecordedEvent("t1", 2, 2, "delta", StateDelta.put("n", 1), utc(0)).kind
+    'delta'
+    """
+
+    trace_id: str
+    seq: int
+    first_seq: int
+    kind: str
+    event: Any
+    at: datetime
+
+    def __post_init__(self) -> None:
+        if isinstance(self.event, dict):
+            cls = StateDelta if self.kind == "delta" else KINDS[self.kind]
+            msgspec.structs.force_setattr(self, "event", msgspec.convert(self.event, cls))

@@ -1,0 +1,59 @@
+"""Reading a trace as data: its events, executions and decisions, from rows of the log.
+
+Pure functions over rows and recorded events; the store pages the rows in, so a walk over a trace of
+any length holds one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+from .codec import decode_event, decode_rows
+from .event import BarrierDecided, NodeExecuted, RecordedEvent, StateDelta, TraceStarted, utc
+from .log import LogRow
+from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace
+
+
+def recorded(trace_id: str, row: LogRow, after: int, upto: int) -> Iterator[RecordedEvent]:
+    """The events of one row with `after < seq <= upto`. Raises ValueError on a malformed body."""
+    at = utc(row.at_us)
+    for seq, event in enumerate(decode_rows(row.body), row.first_seq):
+        if after < seq <= upto:
+            yield RecordedEvent(trace_id, seq, row.first_seq, event.kind, decode_event(event), at)
+
+
+def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> ExecutionTrace:
+    """Fold events into one `ExecutionTrace`."""
+    trace = ExecutionTrace(trace_id, {}, [], [], [])
+    initial = trace.initial_state
+    steps = 0
+    for recorded_event in events:
+        event, at = recorded_event.event, recorded_event.at
+        if isinstance(event, StateDelta):
+            trace.deltas.append(event)
+        elif isinstance(event, NodeExecuted):
+            steps += event.success
+            trace.entries.append(execution_entry(event, steps if event.success else 0, recorded_event))
+        elif isinstance(event, BarrierDecided):
+            decision = event.decision
+            trace.barrier_decisions.append(
+                BarrierDecisionRecord(event.barrier_id, event.node, decision, at, decision.by)
+            )
+        elif isinstance(event, TraceStarted):
+            initial.update(event.state)
+    return trace
+
+
+def execution_entry(event: NodeExecuted, step: int, recorded_event: RecordedEvent) -> ExecutionEntry:
+    """A node's execution; its commit is its end, and its duration gives the start."""
+    return ExecutionEntry(
+        step,
+        event.node,
+        recorded_event.at - timedelta(milliseconds=event.duration_ms),
+        recorded_event.at,
+        event.success,
+        event.error,
+        ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects),
+        recorded_event.seq,
+    )

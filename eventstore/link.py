@@ -1,0 +1,178 @@
+"""Links of a base chain: the net effect of a stretch of the log over the state before it.
+
+A put drops what came before it for its key, appends run together, and what cannot be folded without
+the value below (a float sum, a splice into an older list) is kept as a short list of ops: so applying
+a link gives bit for bit what applying its deltas gives, the order of the keys included. The net
+effect is never longer than the deltas. Encoded: `[deleted keys, {key: [op, value, op, value, …]}]`
+for control and for state; a whole state is `[control, state]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .codec import Row, decode_derived, encode_derived
+from .control import control_deltas
+from .fold import MISSING, apply, combine
+from .opaque import Opaque
+
+OPS = ("put", "append", "splice", "merge", "sum", "max", "min")
+CODE = {op: code for code, op in enumerate(OPS)}
+_PUT, _APPEND, _MERGE, _SUM, _MAX, _MIN = (CODE[op] for op in ("put", "append", "merge", "sum", "max", "min"))
+
+State = dict[str, Any]
+
+
+class NetEffect:
+    """What a run of deltas does, with what later deltas made irrelevant left out.
+
+    >>> net = NetEffect()
+    >>> for value in (1, 2): net.add("n", "put", value)
+    >>> for value in (1, 2): net.add("log", "append", [value])
+    >>> net.entries
+    {'n': [0, 2], 'log': [1, [1, 2]]}
+    """
+
+    __slots__ = ("deleted", "entries")
+
+    def __init__(self, deleted: Iterable[str] = (), entries: dict[str, list[Any]] | None = None) -> None:
+        self.deleted = dict.fromkeys(deleted)
+        self.entries = {} if entries is None else entries
+
+    def add(self, key: str, op: str, value: Any) -> None:
+        """Take one delta; owns `value`. Raises DeltaApply."""
+        if op == "put":
+            self.entries[key] = [_PUT, value]
+            return
+        if op == "delete":
+            self.entries.pop(key, None)
+            self.deleted[key] = None
+            return
+        entry = self.entries.get(key)
+        if entry is None:
+            if key in self.deleted:
+                self.entries[key] = [_PUT, combine(MISSING, key, op, value)]
+            else:
+                self.entries[key] = [CODE[op], [value] if op == "sum" else value]
+            return
+        last = entry[-2]
+        if last == _PUT or (
+            last == CODE[op] and last in (_APPEND, _MERGE, _MAX, _MIN) and _same_type(entry[-1], value)
+        ):
+            entry[-1] = combine(entry[-1], key, op, value)
+        elif last == CODE[op] == _SUM:
+            entry[-1].append(value)
+        else:
+            entry += [CODE[op], [value] if op == "sum" else value]
+
+    def apply(self, state: State) -> None:
+        """Do to `state` what the deltas would have done; the values go into it. Raises DeltaApply."""
+        for key in self.deleted:
+            state.pop(key, None)
+        for key, entry in self.entries.items():
+            for code, value in zip(entry[::2], entry[1::2], strict=True):
+                if code == _SUM:
+                    for number in value:
+                        apply(state, key, "sum", number)
+                else:
+                    apply(state, key, OPS[code], value)
+
+
+def _same_type(one: Any, other: Any) -> bool:
+    """Appends join only within one representation, as they would one by one."""
+    return isinstance(one, Opaque) == isinstance(other, Opaque)
+
+
+class Link:
+    """The net effect of a stretch of rows on control and state.
+
+    >>> link = Link()
+    >>> link.add_rows([Row(key="n", value=1), Row(kind="node_executed", data={"node": "ask"})])
+    >>> control, state = {}, {}
+    >>> decode_link(link.encode(1000)).apply(control, state)
+    >>> control, state
+    ({'steps': 1, 'visits/ask': 1, 'next': None}, {'n': 1})
+    """
+
+    __slots__ = ("control", "state")
+
+    def __init__(self, control: NetEffect | None = None, state: NetEffect | None = None) -> None:
+        self.control = control or NetEffect()
+        self.state = state or NetEffect()
+
+    def add_rows(self, rows: Iterable[Row]) -> None:
+        """Take the events of one body, in order. Raises DeltaApply."""
+        for row in rows:
+            if row.kind == "delta":
+                self.state.add(row.key, row.op, row.value)
+            else:
+                if row.kind == "trace_started":
+                    for key, value in row.data["state"].items():
+                        self.state.add(key, "put", value)
+                for key, op, value in control_deltas(row.kind, row.data):
+                    self.control.add(key, op, value)
+
+    def apply(self, control: State, state: State) -> None:
+        """Apply to both halves. Raises DeltaApply."""
+        self.control.apply(control)
+        self.state.apply(state)
+
+    def encode(self, json_bytes: int) -> str | bytes:
+        """The link's body; `json_bytes`, the size of the log it covers."""
+        nets = (self.control, self.state)
+        return encode_derived([[list(net.deleted), net.entries] for net in nets], json_bytes)
+
+
+def decode_link(body: str | bytes) -> Link:
+    """The inverse of `Link.encode`. Raises ValueError."""
+    try:
+        (control_deleted, control), (deleted, entries) = decode_derived(body)
+        return Link(NetEffect(control_deleted, control), NetEffect(deleted, entries))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not a link: {error}") from None
+
+
+def encode_whole(control: State, state: State, json_bytes: int) -> str | bytes:
+    """A whole state's body; `json_bytes`, about the state's JSON size."""
+    return encode_derived([control, state], json_bytes)
+
+
+def decode_whole(body: str | bytes) -> tuple[State, State]:
+    """`(control, state)` of a whole state. Raises ValueError."""
+    try:
+        control, state = decode_derived(body)
+    except TypeError as error:
+        raise ValueError(f"not a whole state: {error}") from None
+    if not isinstance(control, dict) or not isinstance(state, dict):
+        raise ValueError("not a whole state: it holds no two objects")
+    return control, state
+
+
+def fold_rows(control: State | None, state: State, rows: Iterable[Row], limit: int | None = None) -> None:
+    """Apply a body's events (only the first `limit`) in place; `control` None folds the state alone.
+
+    Raises DeltaApply on a delta that does not fit.
+    """
+    for index, row in enumerate(rows):
+        if index == limit:
+            return
+        if row.kind == "delta":
+            apply(state, row.key, row.op, row.value)
+            continue
+        if row.kind == "trace_started":
+            state.update(row.data["state"])
+        if control is not None:
+            for key, op, value in control_deltas(row.kind, row.data):
+                apply(control, key, op, value)
+
+
+__all__ = [
+    "Link",
+    "NetEffect",
+    "State",
+    "decode_link",
+    "decode_whole",
+    "encode_whole",
+    "fold_rows",
+]

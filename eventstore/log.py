@@ -1,0 +1,168 @@
+"""SQL of the log: where a trace stands, its rows, and the lineage that a fork reads through.
+
+A fork shares its parent's rows up to `fork_seq` by reference. Its lineage is a list of segments
+`(trace row, first seq excluded, last seq included)`, oldest first; everything that reads history
+walks segments and so never tells a fork from a trace of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import apsw
+
+from .errors import NotAStepBoundary, SeqOutOfRange, TraceErased, TraceNotFound, Trimmed
+
+LAST_ROW = "SELECT first_seq + n - 1, digest, at_us FROM log WHERE trace = ? ORDER BY first_seq DESC LIMIT 1"
+LAST_ROOT = "SELECT seq, digest, at_us FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1"
+ROWS = (
+    "SELECT first_seq, n, octet_length(body), body FROM log"
+    " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq"
+)
+FULL_ROWS = (
+    "SELECT first_seq, n, append_id, at_us, digest, body FROM log"
+    " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq LIMIT ?"
+)
+ROW_AT = (
+    "SELECT first_seq, n, append_id, at_us, digest, body FROM log"
+    " WHERE trace = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1"
+)
+ROW_BY_APPEND_ID = (
+    "SELECT first_seq, n, append_id, at_us, digest, body FROM log"
+    " WHERE trace = ? AND append_id = ? AND typeof(append_id) = 'text'"
+)
+TRACE_BY_ID = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE trace_id = ?"
+TRACE_BY_ROW = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE id = ?"
+
+
+class TraceRow(NamedTuple):
+    """A row of table `trace`."""
+
+    id: int
+    trace_id: str
+    name: str
+    parent: int | None
+    fork_seq: int
+    created_us: int
+    status: str
+
+
+class Head(NamedTuple):
+    """Where a trace stands: last seq, chain digest and time."""
+
+    version: int
+    digest: bytes
+    at_us: int
+
+
+class LogRow(NamedTuple):
+    """A row of table `log`, without its ids."""
+
+    first_seq: int
+    n: int
+    append_id: str | int | None
+    at_us: int
+    digest: bytes
+    body: str | bytes
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the row's last event."""
+        return self.first_seq + self.n - 1
+
+
+class Segment(NamedTuple):
+    """Part of a lineage: the rows of `trace` with `after < seq <= upto`."""
+
+    trace: int
+    after: int
+    upto: int
+
+
+def find_trace(connection: apsw.Connection, trace_id: str) -> TraceRow:
+    """The trace of that id. Raises TraceNotFound or TraceErased."""
+    row = connection.execute(TRACE_BY_ID, (trace_id,)).fetchone()
+    if row is None:
+        if connection.execute("SELECT 1 FROM tombstone WHERE trace_id = ?", (trace_id,)).fetchone():
+            raise TraceErased(trace_id)
+        raise TraceNotFound(trace_id)
+    return TraceRow._make(row)
+
+
+def trace_by_row(connection: apsw.Connection, row_id: int) -> TraceRow:
+    """The trace of that row id."""
+    return TraceRow._make(connection.execute(TRACE_BY_ROW, (row_id,)).fetchone())
+
+
+def head(connection: apsw.Connection, trace: TraceRow) -> Head:
+    """Where the trace stands. Every trace, a fork too, has a row or a root of its own."""
+    row = connection.execute(LAST_ROW, (trace.id,)).fetchone() or connection.execute(LAST_ROOT, (trace.id,)).fetchone()
+    return Head._make(row)
+
+
+def boundary(connection: apsw.Connection, trace: TraceRow, seq: int) -> Head:
+    """Where the trace stood at `seq`. Raises SeqOutOfRange, NotAStepBoundary, Trimmed."""
+    version = head(connection, trace).version
+    if not 1 <= seq <= version:
+        raise SeqOutOfRange(trace.trace_id, seq, version)
+    segment = next(part for part in reversed(lineage(connection, trace, version)) if part.after < seq)
+    row = connection.execute(ROW_AT, (segment.trace, seq)).fetchone()
+    if row is None:
+        root = connection.execute(LAST_ROOT, (segment.trace,)).fetchone()
+        if root is not None and root[0] == seq:
+            return Head._make(root)
+        raise Trimmed(trace.trace_id, seq, version, root_seq(connection, segment.trace))
+    found = LogRow._make(row)
+    if found.last_seq != seq:
+        raise NotAStepBoundary(trace.trace_id, seq, before=found.first_seq - 1, after=found.last_seq)
+    return Head(found.last_seq, found.digest, found.at_us)
+
+
+def root_seq(connection: apsw.Connection, row_id: int) -> int:
+    """The seq of the trace's last root; 0 when it was never trimmed."""
+    row = connection.execute(LAST_ROOT, (row_id,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def lineage(connection: apsw.Connection, trace: TraceRow, upto: int) -> list[Segment]:
+    """The segments that hold seqs 1 to `upto` of the trace, oldest first."""
+    segments: list[Segment] = []
+    while True:
+        if upto > trace.fork_seq:
+            segments.append(Segment(trace.id, trace.fork_seq, upto))
+        if trace.parent is None:
+            return segments[::-1]
+        upto = min(upto, trace.fork_seq)
+        trace = trace_by_row(connection, trace.parent)
+
+
+def rows(
+    connection: apsw.Connection, segments: list[Segment], after: int
+) -> Iterator[tuple[int, int, int, str | bytes]]:
+    """`(first_seq, n, body size in bytes, body)` of every row after the boundary `after`, in order."""
+    for segment in segments:
+        if segment.upto > after:
+            yield from connection.execute(ROWS, (segment.trace, max(segment.after, after), segment.upto))
+
+
+def page(connection: apsw.Connection, segments: list[Segment], after: int, limit: int) -> list[LogRow]:
+    """The first `limit` rows after the boundary `after`, with times, digests and append ids."""
+    found: list[LogRow] = []
+    for segment in segments:
+        if segment.upto > after and len(found) < limit:
+            parameters = (segment.trace, max(segment.after, after), segment.upto, limit - len(found))
+            found += map(LogRow._make, connection.execute(FULL_ROWS, parameters))
+    return found
+
+
+def boundary_before(connection: apsw.Connection, segments: list[Segment], seq: int) -> int:
+    """The last step boundary at or before `seq`."""
+    for segment in reversed(segments):
+        if segment.after < seq:
+            row = connection.execute(ROW_AT, (segment.trace, seq)).fetchone()
+            if row is None:
+                return max(segment.after, root_seq(connection, segment.trace))
+            found = LogRow._make(row)
+            return seq if found.last_seq <= seq else found.first_seq - 1
+    return 0

@@ -1,0 +1,74 @@
+"""Values that an adapter serialized itself: `(codec, data, item count)`.
+
+A list is held as its items' bytes one after the other, each a complete msgpack object and without
+the array's header. So an append is a concatenation, a splice cuts at item boundaries, and neither
+decodes an item. What must stay in pieces (encrypted chunks) is a list of msgpack `bin` items.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+OPAQUE_EXT = 1
+_items_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+class Opaque(msgspec.Struct, frozen=True):
+    """Bytes of an adapter. `count` is None for a single value, else the items in `data`.
+
+    >>> one = msgspec.msgpack.encode({"role": "user"})
+    >>> Opaque("msgpack", one, 1).append(Opaque("msgpack", one, 1)).count
+    2
+    """
+
+    codec: str
+    data: bytes
+    count: int | None = None
+
+    def append(self, other: Opaque) -> Opaque:
+        """This list followed by `other`'s items. Raises ValueError unless both are lists of one codec."""
+        if self.count is None or other.count is None:
+            raise ValueError("a single opaque value is not a list")
+        if self.codec != other.codec:
+            raise ValueError(f"codec {other.codec!r} does not append to codec {self.codec!r}")
+        return Opaque(self.codec, self.data + other.data, self.count + other.count)
+
+    def splice(self, start: int, count: int, items: Opaque | None) -> Opaque:
+        """This list with `count` items from `start` replaced by `items`. Raises ValueError as `append`."""
+        if self.count is None:
+            raise ValueError("a single opaque value is not a list")
+        parts = self.items()
+        middle = items if items is not None else Opaque(self.codec, b"", 0)
+        head = Opaque(self.codec, b"".join(parts[:start]), start)
+        tail = Opaque(self.codec, b"".join(parts[start + count :]), self.count - start - count)
+        return head.append(middle).append(tail)
+
+    def items(self) -> list[bytes]:
+        """Each item's bytes. Raises ValueError when `data` does not hold `count` msgpack objects."""
+        count = self.count or 0
+        if self.count is None:
+            raise ValueError("a single opaque value has no items")
+        try:
+            return [bytes(raw) for raw in _items_decoder.decode(b"\xdd" + count.to_bytes(4, "big") + self.data)]
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(f"opaque list does not hold {count} items: {error}") from None
+
+
+def enc_hook(value: Any) -> Any:
+    """msgpack encoder hook: an `Opaque` becomes extension type 1."""
+    if isinstance(value, Opaque):
+        return msgspec.msgpack.Ext(OPAQUE_EXT, msgspec.msgpack.encode([value.codec, value.count, value.data]))
+    raise TypeError(f"objects of type {type(value).__name__} are not JSON values")
+
+
+_opaque_decoder = msgspec.msgpack.Decoder(tuple[str, int | None, bytes])
+
+
+def ext_hook(code: int, data: memoryview) -> Any:
+    """msgpack decoder hook, the inverse of `enc_hook`; any other extension is refused."""
+    if code != OPAQUE_EXT:
+        raise ValueError(f"unknown msgpack extension {code}")
+    codec, count, raw = _opaque_decoder.decode(data)
+    return Opaque(codec, raw, count)

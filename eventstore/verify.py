@@ -1,0 +1,267 @@
+"""Does the file hold together? One pass over each trace's log, in order.
+
+Checked: seqs are dense, each row's digest extends the one before it, every body decodes and folds, each
+link is the net effect of exactly its stretch and each whole state equals the fold, each root equals
+nothing but what its digest says, and the projections (status, barriers, checkpoints' places) say what
+the log says. A damaged trace is named by its first bad seq and never keeps the others from being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from . import chain, log
+from .bases import Base, checksum
+from .codec import Row, decode_rows
+from .errors import EventStoreError, StateError
+from .event import JsonRecord
+from .link import Link, State, decode_link, decode_whole, fold_rows
+from .log import LogRow, TraceRow
+
+if TYPE_CHECKING:
+    from .store import Store
+
+TRACES = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace ORDER BY id"
+BASES = "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, body FROM base WHERE trace = ? ORDER BY seq"
+BASE_SEQ = "SELECT trace, seq FROM base WHERE id = ?"
+BARRIERS = "SELECT barrier_id, raised_seq, decided_seq, deadline_us FROM barrier WHERE trace = ?"
+CHECKPOINTS = "SELECT checkpoint_id, seq FROM checkpoint WHERE trace = ?"
+ORPHANS = (
+    "SELECT 'log', trace, min(first_seq) FROM log WHERE trace NOT IN (SELECT id FROM trace) GROUP BY trace"
+    " UNION ALL SELECT 'base', trace, min(seq) FROM base WHERE trace NOT IN (SELECT id FROM trace) GROUP BY trace"
+)
+
+
+class Problem(JsonRecord, frozen=True):
+    """Something that does not hold: in which trace, from which seq on, and what.
+
+    `in_log`: the truth is damaged; otherwise something derived, which can be rebuilt.
+
+    >>> str(Problem("t1", 7, "digest", "the row is not what was written", True))
+    'trace t1, seq 7: digest: the row is not what was written'
+    """
+
+    trace_id: str
+    seq: int
+    check: str
+    reason: str
+    in_log: bool
+
+    def __str__(self) -> str:
+        return f"trace {self.trace_id}, seq {self.seq}: {self.check}: {self.reason}"
+
+
+class VerifyReport(JsonRecord, frozen=True):
+    """What `verify` read, and what it found. `heads`: each trace's last digest (hex), to keep elsewhere.
+
+    >>> VerifyReport(2, 10, 1, [], {}).ok
+    True
+    """
+
+    traces: int
+    events: int
+    bases: int
+    problems: list[Problem]
+    heads: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing was found."""
+        return not self.problems
+
+
+class _Stop(Exception):
+    """The rest of this trace cannot be judged."""
+
+
+def verify(store: Store, trace_id: str | None = None) -> VerifyReport:
+    """Verify one trace, or all and the file itself. Raises TraceNotFound."""
+    report = VerifyReport(0, 0, 0, [], {})
+    events = base_count = 0
+    with store._database.reader() as connection:
+        if trace_id is None:
+            report.problems.extend(_file_problems(connection))
+            traces = [TraceRow._make(row) for row in connection.execute(TRACES)]
+        else:
+            traces = [log.find_trace(connection, trace_id)]
+        for trace in traces:
+            check = _TraceCheck(connection, trace)
+            check.run()
+            events += check.events
+            base_count += check.bases
+            report.problems.extend(check.problems)
+            if check.head is not None:
+                report.heads[trace.trace_id] = check.head.hex()
+    return VerifyReport(len(traces), events, base_count, report.problems, report.heads)
+
+
+def _file_problems(connection: apsw.Connection) -> Iterator[Problem]:
+    for (message,) in connection.execute("PRAGMA integrity_check(10)"):
+        if message != "ok":
+            yield Problem("-", 0, "sqlite", message, True)
+    for table, row_id, seq in connection.execute(ORPHANS):
+        yield Problem(f"row {row_id}", seq, table, "rows of a trace that does not exist", True)
+
+
+class _TraceCheck:
+    def __init__(self, connection: apsw.Connection, trace: TraceRow) -> None:
+        self.connection = connection
+        self.trace = trace
+        self.problems: list[Problem] = []
+        self.events = self.bases = 0
+        self.head: bytes | None = None
+        self.control: State = {}
+        self.state: State = {}
+        self.boundaries: set[int] = set()
+        self.barriers: dict[str, list[int | None]] = {}
+
+    def fail(self, seq: int, check: str, reason: str, *, in_log: bool = True) -> None:
+        self.problems.append(Problem(self.trace.trace_id, seq, check, reason, in_log))
+
+    def run(self) -> None:
+        try:
+            self.walk()
+        except _Stop:
+            return
+        except apsw.Error as error:
+            self.fail(0, "sqlite", str(error))
+            return
+        self.projections()
+
+    def walk(self) -> None:
+        """Fold own rows from where they begin: nothing, a root, or the parent's state at the fork."""
+        trace = self.trace
+        digest, seq = self.begin()
+        self.boundaries.add(seq)
+        bases = {base.seq: base for base in map(Base._make, self.connection.execute(BASES, (trace.id,)))}
+        links: dict[int, Link] = {}
+        for base in bases.values():
+            if base.parent is not None:
+                links[base.seq] = Link()
+        starts = {base.seq: self.parent_seq(base) for base in bases.values() if base.parent is not None}
+        cursor = self.connection.execute(log.FULL_ROWS, (trace.id, seq, 2**62, -1))
+        for row in map(LogRow._make, cursor):
+            rows = self.check_row(row, seq, digest)
+            seq, digest = row.last_seq, row.digest
+            self.boundaries.add(seq)
+            for end, link in links.items():
+                start = starts[end]
+                if start is not None and start < row.first_seq and seq <= end:
+                    link.add_rows(decode_rows(row.body))
+            self.fold(row, rows)
+            if (found := bases.pop(seq, None)) is not None:
+                self.check_base(found, links.pop(seq, None), starts.get(seq))
+        self.head = digest
+        for left in bases.values():
+            self.fail(left.seq, "base", f"base {left.id} stands at no step boundary", in_log=False)
+
+    def begin(self) -> tuple[bytes, int]:
+        trace, connection = self.trace, self.connection
+        root = connection.execute(
+            "SELECT seq, digest, checksum, body FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1",
+            (trace.id,),
+        ).fetchone()
+        if root is not None:
+            seq, digest, crc, body = root
+            if crc != checksum(trace.id, seq, None, 0, 0, body):
+                self.fail(seq, "root", "the root fails its checksum")
+                raise _Stop
+            self.control, self.state = decode_whole(body)
+            return digest, seq
+        if trace.parent is None:
+            return chain.genesis(trace.trace_id), 0
+        parent = log.trace_by_row(connection, trace.parent)
+        from .bases import restore
+
+        try:
+            head = log.boundary(connection, parent, trace.fork_seq)
+            segments = log.lineage(connection, parent, trace.fork_seq)
+            restored = restore(connection, "", segments, trace.fork_seq, parent.trace_id, bases=False)
+        except EventStoreError as error:
+            self.fail(trace.fork_seq, "fork", f"its parent cannot be read: {error}")
+            raise _Stop from None
+        self.control, self.state = restored.control, restored.state
+        return head.digest, trace.fork_seq
+
+    def parent_seq(self, base: Base) -> int | None:
+        """Where a link's stretch begins; None when its parent is gone."""
+        if base.parent == 0:
+            return 0
+        row = self.connection.execute(BASE_SEQ, (base.parent,)).fetchone()
+        return None if row is None else int(row[1])
+
+    def check_row(self, row: LogRow, seq: int, digest: bytes) -> list[Row]:
+        if row.first_seq != seq + 1:
+            self.fail(seq + 1, "seq", f"the next row begins at {row.first_seq}")
+            raise _Stop
+        try:
+            raw = row.body.encode() if isinstance(row.body, str) else row.body
+            rows = decode_rows(row.body)
+        except (ValueError, UnicodeError) as error:
+            self.fail(row.first_seq, "body", str(error))
+            raise _Stop from None
+        if chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, raw) != row.digest:
+            self.fail(row.first_seq, "digest", "the row is not what was written, or a row before it is missing")
+            raise _Stop
+        if len(rows) != row.n:
+            self.fail(row.first_seq, "seq", f"{len(rows)} events in a row of {row.n}")
+            raise _Stop
+        return rows
+
+    def fold(self, row: LogRow, rows: list[Row]) -> None:
+        for seq, event in enumerate(rows, row.first_seq):
+            if event.kind == "barrier_raised":
+                self.barriers[event.data["barrier_id"]] = [seq, None, event.data.get("deadline_us")]
+            elif event.kind == "barrier_decided":
+                self.barriers.setdefault(event.data["barrier_id"], [None, None, None])[1] = seq
+        try:
+            fold_rows(self.control, self.state, rows)
+        except (StateError, TypeError, KeyError) as error:
+            self.fail(row.first_seq, "fold", str(error))
+            raise _Stop from None
+        self.events += row.n
+
+    def check_base(self, base: Base, link: Link | None, start: int | None) -> None:
+        self.bases += 1
+        problem = None
+        try:
+            if not base.is_sound():
+                problem = "fails its checksum"
+            elif base.parent is None:
+                control, state = decode_whole(base.body)
+                if (control, state) != (self.control, self.state):
+                    problem = "is not the fold of the log"
+            elif start is None:
+                problem = f"stands on base {base.parent}, which is gone"
+            elif link is not None and start >= self.trace.fork_seq and not _equal(decode_link(base.body), link):
+                problem = "is not the net effect of its stretch"
+        except (ValueError, TypeError) as error:
+            problem = str(error)
+        if problem:
+            self.fail(base.seq, "base", f"base {base.id} {problem}", in_log=False)
+
+    def projections(self) -> None:
+        trace, connection = self.trace, self.connection
+        status = self.control.get("status", "running")
+        if trace.status != status:
+            self.fail(0, "status", f"listed as {trace.status}, the log says {status}", in_log=False)
+        listed: dict[str, list[Any]] = {row[0]: list(row[1:]) for row in connection.execute(BARRIERS, (trace.id,))}
+        for barrier_id in listed.keys() | self.barriers.keys():
+            if listed.get(barrier_id) != self.barriers.get(barrier_id):
+                said, is_ = listed.get(barrier_id), self.barriers.get(barrier_id)
+                self.fail(0, "barrier", f"{barrier_id} listed as {said}, the log says {is_}", in_log=False)
+        for checkpoint_id, seq in connection.execute(CHECKPOINTS, (trace.id,)):
+            if seq > trace.fork_seq and seq not in self.boundaries:
+                self.fail(seq, "checkpoint", f"{checkpoint_id} stands at no step boundary", in_log=False)
+
+
+def _equal(one: Link, other: Link) -> bool:
+    return (one.control.entries, list(one.control.deleted), one.state.entries, list(one.state.deleted)) == (
+        other.control.entries,
+        list(other.control.deleted),
+        other.state.entries,
+        list(other.state.deleted),
+    )

@@ -1,0 +1,322 @@
+"""The append path: one append is one row, one commit, one sync.
+
+A caller that finds the writer free commits on its own thread, an append without company in
+autocommit. Callers that arrive while a commit is syncing queue up, and a writer thread takes all of
+them into the next commit (group commit). The log's own triggers decide each append: one that is
+refused leaves the rest of the batch alone, since RAISE(ABORT) undoes its statement only.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from _thread import LockType, allocate_lock
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import apsw
+
+from . import bases
+from .database import Database
+from .errors import (
+    BaseCorrupted,
+    EventStoreError,
+    StateError,
+    StoreHalted,
+    TraceErased,
+    TraceExists,
+    WrongExpectedVersion,
+)
+from .log import ROW_AT, ROW_BY_APPEND_ID, LogRow, find_trace, head, lineage, trace_by_row
+from .policy import FoldDecision
+
+T = TypeVar("T")
+MAX_BATCH = 1024
+INSERT_ROW = "INSERT INTO log (trace, first_seq, n, append_id, at_us, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+INSERT_TRACE = "INSERT INTO trace (trace_id, name, parent, fork_seq, created_us) VALUES (?, ?, ?, ?, ?)"
+SET_STATUS = "UPDATE trace SET status = ? WHERE id = ?"
+RAISE_BARRIER = "INSERT INTO barrier (trace, barrier_id, raised_seq, deadline_us) VALUES (?, ?, ?, ?)"
+DECIDE_BARRIER = "UPDATE barrier SET decided_seq = ? WHERE trace = ? AND barrier_id = ?"
+PUT_CHECKPOINT = (
+    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (trace, seq) DO UPDATE SET node = coalesce(excluded.node, node),"
+    " metadata = coalesce(metadata, excluded.metadata),"
+    " triggers = (SELECT json_group_array(value) FROM (SELECT value FROM json_each(checkpoint.triggers)"
+    " UNION SELECT value FROM json_each(excluded.triggers)))"
+)
+
+
+class Append:
+    """One append on its way into the log, and what became of it.
+
+    `row`: the parameters of `INSERT_ROW`, the trace's row id first (0 with `new_trace`, whose row is
+    made in the same commit). `extras`: `(sql, parameters)` after it, where a parameter that is
+    `TRACE_ROW` stands for that row id. After the commit: `error`, or `duplicate` (the row that an
+    earlier append of the same id left).
+    """
+
+    __slots__ = (
+        "duplicate",
+        "error",
+        "extras",
+        "fold",
+        "folded",
+        "gate",
+        "new_trace",
+        "row",
+        "state_bytes",
+        "sync",
+        "trace_id",
+    )
+
+    def __init__(self, trace_id: str, row: tuple[Any, ...]) -> None:
+        self.trace_id = trace_id
+        self.row = row
+        self.new_trace: tuple[Any, ...] | None = None
+        self.extras: Sequence[tuple[str, tuple[Any, ...]]] = ()
+        self.fold: FoldDecision | None = None
+        self.state_bytes = 0
+        self.sync = False
+        self.error: Exception | None = None
+        self.duplicate: LogRow | None = None
+        self.folded: bases.Folded | None = None
+        self.gate: LockType | None = None
+
+    @property
+    def is_one_row(self) -> bool:
+        """Whether autocommit can take it."""
+        return not self.extras and self.fold is None and self.new_trace is None
+
+    @property
+    def expected_version(self) -> int:
+        """The version that the trace must be at."""
+        return int(self.row[1]) - 1
+
+
+TRACE_ROW = object()
+
+
+class Writer:
+    """Commits appends, one at a time or in groups. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection = database.writer
+        self._mutex = allocate_lock()
+        self._queue: deque[Append] = deque()
+        self._wake = allocate_lock()
+        self._wake.acquire()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def commit(self, append: Append) -> None:
+        """Commit one append; returns when it is as durable as the store promises, or raises its error."""
+        self._database.check_open()
+        if self._mutex.acquire(False):
+            try:
+                self._run((append,))
+            finally:
+                self._mutex.release()
+        else:
+            gate = append.gate = allocate_lock()
+            gate.acquire()
+            self._queue.append(append)
+            self._rouse()
+            gate.acquire()
+        if append.error is not None:
+            raise append.error
+
+    def commit_batch(self, appends: Sequence[Append]) -> None:
+        """Commit several independent appends with one sync; each one's `error` says how it went."""
+        with self._mutex:
+            self._database.check_open()
+            self._run(appends)
+
+    def write(self, work: Callable[[apsw.Connection], T], *, sync: bool = False) -> T:
+        """Run `work` in a commit of its own (checkpoint rows, bases, retention) and give its result."""
+        with self._mutex:
+            self._database.check_open()
+            with self._database.errors(), _Transaction(self._connection, self._strong(sync)):
+                return work(self._connection)
+
+    def close(self) -> None:
+        """Let what is queued commit, and end the writer thread."""
+        self._closing = True
+        if self._thread is not None:
+            self._rouse()
+            self._thread.join()
+            self._thread = None
+
+    def _rouse(self) -> None:
+        if self._thread is None:
+            with _starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._loop, name="eventstore-writer", daemon=True)
+                    self._thread.start()
+        try:
+            self._wake.release()
+        except RuntimeError:
+            return  # it is awake already
+
+    def _loop(self) -> None:
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wake.acquire()
+            with self._mutex:
+                batch = self._drain()
+                if batch:
+                    self._guarded_run(batch)
+            for append in batch:
+                assert append.gate is not None
+                append.gate.release()
+
+    def _drain(self) -> list[Append]:
+        batch: list[Append] = []
+        while self._queue and len(batch) < MAX_BATCH:
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _guarded_run(self, batch: Sequence[Append]) -> None:
+        """On the writer thread an unforeseen error must reach the callers, who wait."""
+        try:
+            self._database.check_open()
+            self._run(batch)
+        except Exception as error:
+            for append in batch:
+                append.error = append.error or error
+
+    def _strong(self, sync: bool) -> bool:
+        return sync and self._database.durability == "normal"
+
+    def _run(self, batch: Sequence[Append]) -> None:
+        if len(batch) == 1 and batch[0].is_one_row and not self._strong(batch[0].sync):
+            self._insert_alone(batch[0])
+            return
+        connection = self._connection
+        try:
+            with _Transaction(connection, any(self._strong(append.sync) for append in batch)):
+                for append in batch:
+                    self._insert(append)
+        except apsw.Error as error:
+            for append in batch:
+                append.error = self._failure(append, error)
+        except EventStoreError as error:
+            for append in batch:
+                append.error = append.error or error
+
+    def _insert_alone(self, append: Append) -> None:
+        try:
+            self._connection.execute(INSERT_ROW, append.row)
+        except apsw.ConstraintError as error:
+            self._refuse(append, error)
+        except apsw.Error as error:
+            append.error = self._failure(append, error)
+
+    def _insert(self, append: Append) -> None:
+        connection = self._connection
+        try:
+            if append.new_trace is not None:
+                connection.execute(INSERT_TRACE, append.new_trace)
+                append.row = (connection.last_insert_rowid(), *append.row[1:])
+            connection.execute(INSERT_ROW, append.row)
+        except apsw.ConstraintError as error:
+            self._refuse(append, error)
+            return
+        for sql, parameters in append.extras:
+            connection.execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
+        if append.fold is not None:
+            self._fold(append, append.fold)
+
+    def _fold(self, append: Append, decision: FoldDecision) -> None:
+        trace, first_seq, n, _, at_us, _, _ = append.row
+        connection = self._connection
+        try:
+            append.folded = bases.fold(
+                connection,
+                self._database.path,
+                lineage(connection, trace_by_row(connection, trace), first_seq + n - 1),
+                append.trace_id,
+                at_us,
+                append.state_bytes,
+                decision,
+            )
+        except (ValueError, StateError, EventStoreError) as error:
+            # The append is sound without a base, and a damaged row must not hold up the rest of the batch.
+            warnings.warn(f"no base for trace {append.trace_id}: {error}", BaseCorrupted, stacklevel=2)
+
+    def _refuse(self, append: Append, error: apsw.ConstraintError) -> None:
+        """Say which guard refused the row; an append id that is there already with this row's place is no error."""
+        connection = self._connection
+        row_id, append_id = append.row[0], append.row[3]
+        if append.new_trace is not None and not row_id:
+            append.error = self._why_no_trace(append)
+            return
+        found = None
+        if isinstance(append_id, str):
+            found = connection.execute(ROW_BY_APPEND_ID, (row_id, append_id)).fetchone()
+        elif append_id is not None:
+            found = connection.execute(ROW_AT, (row_id, append.row[1])).fetchone()
+            if found is not None and (found[0] != append.row[1] or found[2] != append_id):
+                found = None
+        if found is not None:
+            append.duplicate = LogRow._make(found)
+            return
+        stands_at = head(connection, trace_by_row(connection, row_id)).version
+        if stands_at != append.expected_version:
+            append.error = WrongExpectedVersion(append.trace_id, stands_at, append.expected_version)
+        else:
+            append.error = self._database.translate(error)
+
+    def _why_no_trace(self, append: Append) -> Exception:
+        try:
+            trace = find_trace(self._connection, append.trace_id)
+        except TraceErased as erased:
+            return erased
+        return TraceExists(append.trace_id, head(self._connection, trace).version)
+
+    def _failure(self, append: Append, error: apsw.Error) -> Exception:
+        failure = self._database.translate(error)
+        if isinstance(failure, StoreHalted):
+            failure = StoreHalted(
+                self._database.path, failure.reason, append.trace_id, append.row[3], append.expected_version
+            )
+        failure.__cause__ = error
+        return failure
+
+
+_starting = allocate_lock()
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT; with `strong`, synced although the store's durability is normal."""
+
+    def __init__(self, connection: apsw.Connection, strong: bool) -> None:
+        self._connection = connection
+        self._strong = strong
+
+    def __enter__(self) -> apsw.Connection:
+        if self._strong:
+            self._connection.pragma("synchronous", "full")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._weaken()
+            raise
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._weaken()
+
+    def _weaken(self) -> None:
+        if self._strong:
+            self._connection.pragma("synchronous", "normal")
