@@ -65,13 +65,14 @@ from .event import (
     TraceStarted,
 )
 from .opaque import Opaque
+from .pending import ANY, Appended
 from .policy import AdaptiveFold, FoldDecision, FoldEvery, FoldInput, FoldPolicy, GeometricFold, NeverFold
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace, GraphResult
 from .reduce import Reducer, ReducerRegistry
 from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
-from .trace import ANY, Appended, Trace
+from .trace import Trace
 from .verify import Problem, VerifyReport
 
 __version__ = "0.1.0"

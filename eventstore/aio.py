@@ -23,12 +23,14 @@ from .database import Durability
 from .errors import EventStoreError
 from .event import Decision, Event, RecordedEvent
 from .fold import MISSING
+from .pending import ANY, AnyVersion, Appended, Pending
 from .policy import FoldPolicy
+from .reader import PAGE_ROWS
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .statistics import StoreStats
 from .step import Redactor, Step
-from .store import PAGE_ROWS, Reducers, Store, TraceInfo
-from .trace import ANY, AnyVersion, Appended, Pending, Trace
+from .store import Reducers, Store, TraceInfo
+from .trace import Trace
 from .verify import VerifyReport
 
 T = TypeVar("T")

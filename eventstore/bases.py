@@ -221,6 +221,7 @@ def fold(
     """
     trace, seq = segments[-1].trace, segments[-1].upto
     kind, reason = decision
+    parent_id: int | None
     parent = nearest(connection, segments, seq)
     if parent is not None and parent.seq == seq:
         return None

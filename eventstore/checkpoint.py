@@ -16,7 +16,7 @@ import msgspec
 
 from .codec import json_encode, normalise_state
 from .errors import CheckpointCorrupted
-from .event import JsonRecord, StateDelta
+from .event import JsonMixin, JsonRecord, StateDelta
 from .fold import apply_deltas, copy_value
 from .record import ExecutionMetadata
 from .reduce import ReducerRegistry
@@ -151,7 +151,7 @@ class GraphHashMode(Enum):
     FORCE = "force"
 
 
-class StateSnapshot(JsonRecord):
+class StateSnapshot(JsonMixin, msgspec.Struct):
     """A base state and the deltas after it. `restore` is the fold of both.
 
     >>> snapshot = StateSnapshot({"l": [1]}, [StateDelta.append("l", [2])])
@@ -347,7 +347,7 @@ class Checkpoint:
         So `registry` changes nothing. Raises DeltaApply.
         """
         snapshot = self.snapshot
-        return snapshot.restore(registry) if snapshot is not None else copy_value(self.state)  # type: ignore[no-any-return]
+        return snapshot.restore(registry) if snapshot is not None else copy_value(self.state)
 
     def restore_state_simple(self) -> dict[str, Any]:
         """A copy of the state, equal to `restore_state` by law."""

@@ -124,7 +124,11 @@ class CheckpointStore:
                 now,
             )
             connection.execute(PUT_CHECKPOINT, parameters)
-            return None if decision is None else store._fold_at(connection, row, trace.version, trace._size(), decision)
+            return (
+                None
+                if decision is None
+                else store._reader.fold_at(connection, row, trace.version, trace._size(), decision)
+            )
 
         trace._rebased(store._writer.write(work))
         return self._one(AT, (row.id, trace.version))
@@ -167,7 +171,7 @@ class CheckpointStore:
 
     def _many(self, sql: str, parameters: tuple[Any, ...]) -> builtins.list[Checkpoint]:
         with self._store._database.reader() as connection:
-            rows = connection.execute(sql, parameters).fetchall()
+            rows: list[Any] = connection.execute(sql, parameters).fetchall()
         return [self._checkpoint(*row) for row in rows]
 
     def _one(self, sql: str, parameters: tuple[Any, ...]) -> Checkpoint:

@@ -10,7 +10,7 @@ msgpack before and after certifies the common case at C speed (no NaN turned nul
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -30,8 +30,8 @@ _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 json_encode = _json.encode
 msgpack_encode = _msgpack.encode
-_json_decode = msgspec.json.Decoder().decode
-_msgpack_decode = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
+_json_decode: Callable[[str | bytes], Any] = msgspec.json.Decoder().decode
+_msgpack_decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
 
 
 class Row(msgspec.Struct, omit_defaults=True):
@@ -52,8 +52,8 @@ class Envelope(msgspec.Struct):
     data: Any
 
 
-_rows_from_json = msgspec.json.Decoder(list[Row]).decode
-_rows_from_msgpack = msgspec.msgpack.Decoder(list[Row], ext_hook=ext_hook).decode
+_rows_from_json: Callable[[str | bytes], list[Row]] = msgspec.json.Decoder(list[Row]).decode
+_rows_from_msgpack: Callable[[Any], list[Row]] = msgspec.msgpack.Decoder(list[Row], ext_hook=ext_hook).decode
 
 
 def check_key(key: str) -> None:

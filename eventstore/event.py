@@ -49,12 +49,10 @@ class DeltaSource(StrEnum):
     SYSTEM = "system"
 
 
-class JsonRecord(msgspec.Struct, omit_defaults=True):
-    """Base of the records that go to JSON and come back equal.
+class JsonMixin:
+    """`to_json` and `from_json` of a msgspec Struct."""
 
-    >>> Approve.from_json(Approve(by="ana").to_json()) == Approve(by="ana")
-    True
-    """
+    __slots__ = ()
 
     def to_json(self) -> bytes:
         """This record as JSON (UTF-8 bytes)."""
@@ -64,6 +62,14 @@ class JsonRecord(msgspec.Struct, omit_defaults=True):
     def from_json(cls, data: bytes | str) -> Self:
         """The record written by `to_json`. Raises `msgspec.ValidationError` on another shape."""
         return msgspec.json.decode(data, type=cls)
+
+
+class JsonRecord(JsonMixin, msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of the records that go to JSON and come back equal.
+
+    >>> Approve.from_json(Approve(by="ana").to_json()) == Approve(by="ana")
+    True
+    """
 
 
 class StateDelta(JsonRecord, frozen=True):

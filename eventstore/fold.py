@@ -15,7 +15,7 @@ from .errors import DeltaApply
 from .event import StateDelta
 from .opaque import Opaque
 
-MISSING: Final = object()
+MISSING: Final[Any] = object()
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
 

@@ -8,7 +8,7 @@ walks segments and so never tells a fork from a trace of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -92,12 +92,15 @@ def find_trace(connection: apsw.Connection, trace_id: str) -> TraceRow:
 
 def trace_by_row(connection: apsw.Connection, row_id: int) -> TraceRow:
     """The trace of that row id."""
-    return TraceRow._make(connection.execute(TRACE_BY_ROW, (row_id,)).fetchone())
+    row: Any = connection.execute(TRACE_BY_ROW, (row_id,)).fetchone()
+    return TraceRow._make(row)
 
 
 def head(connection: apsw.Connection, trace: TraceRow) -> Head:
     """Where the trace stands. Every trace, a fork too, has a row or a root of its own."""
-    row = connection.execute(LAST_ROW, (trace.id,)).fetchone() or connection.execute(LAST_ROOT, (trace.id,)).fetchone()
+    row: Any = connection.execute(LAST_ROW, (trace.id,)).fetchone()
+    if row is None:
+        row = connection.execute(LAST_ROOT, (trace.id,)).fetchone()
     return Head._make(row)
 
 

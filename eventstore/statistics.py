@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import bases, log
 from .event import JsonRecord
@@ -103,7 +103,8 @@ def store_stats(store: Store) -> StoreStats:
     with store._database.reader() as connection:
         traces = []
         for row in connection.execute(TRACE_FIGURES).fetchall():
-            trace, (steps, log_bytes, count, base_bytes) = TraceRow._make(row[:7]), row[7:]
+            figures: tuple[Any, ...] = row[7:]
+            trace, (steps, log_bytes, count, base_bytes) = TraceRow._make(row[:7]), figures
             version = log.head(connection, trace).version
             restored = bases.restore(
                 connection, store.path, log.lineage(connection, trace, version), version, trace.trace_id

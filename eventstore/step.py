@@ -23,7 +23,8 @@ from .record import ExecutionMetadata
 from .reduce import ReducerRegistry
 
 if TYPE_CHECKING:
-    from .trace import Pending, Trace
+    from .pending import Pending
+    from .trace import Trace
 
 T = TypeVar("T")
 Redactor = Callable[[str, Any], Any]
@@ -77,7 +78,8 @@ class Draft:
         if op is DeltaOp.DELETE:
             if self._shape(key) is MISSING:
                 raise MissingKey(key)
-            wire, live, size = msgspec.UNSET, None, 0
+            wire: Any = msgspec.UNSET
+            live, size = None, 0
         else:
             if self._redact is not None:
                 value = self._redact(key, value)

@@ -18,28 +18,28 @@ from uuid import UUID
 
 import msgspec
 
-from . import bases, chain, history, log, statistics, verify
-from .bases import Restored
+from . import chain, history, log, statistics, verify
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .codec import encode_body, envelope, normalise_state
 from .database import Database, Durability
-from .errors import LogCorrupted, MissingKey, SeqOutOfRange, Trimmed, ValueRefused
+from .errors import LogCorrupted, MissingKey, ValueRefused
 from .event import Event, RecordedEvent, TraceForked, TraceStarted, utc
 from .fold import MISSING
-from .log import Head, LogRow, TraceRow
+from .log import Head, TraceRow
 from .opaque import Opaque
-from .policy import AdaptiveFold, FoldDecision, FoldPolicy
+from .pending import ANY, AnyVersion, Appended
+from .policy import AdaptiveFold, FoldPolicy
+from .reader import Reader
 from .reduce import CustomReducer, Reducer, ReducerRegistry
 from .statistics import StoreStats
 from .step import Redactor, converted
-from .trace import ANY, AnyVersion, Appended, Trace
+from .trace import Trace
 from .verify import VerifyReport
 from .writer import Append, Writer
 
 T = TypeVar("T")
 Reducers = Mapping[str, Reducer | str | CustomReducer]
-PAGE_ROWS = 256
 TRACES = (
     "SELECT t.trace_id, t.name, t.status, t.created_us, p.trace_id, t.fork_seq, t.id FROM trace t"
     " LEFT JOIN trace p ON p.id = t.parent"
@@ -104,9 +104,8 @@ class Store:
             busy_timeout_ms=busy_timeout_ms,
         )
         self._writer = Writer(self._database)
+        self._reader = Reader(self._database, self._writer)
         self._random = random.Random()
-        self._reread: dict[int, int] = {}
-        self._restore_us_per_kib = 5.0
         self.strict = strict
         self.checkpoint_policy = checkpoint_policy or CheckpointPolicy()
         self.marks_adaptively = self.checkpoint_policy.has_adaptive_trigger()
@@ -168,9 +167,7 @@ class Store:
 
         `reducers`: the functions of CUSTOM keys, which the log cannot hold. Raises TraceNotFound, TraceErased.
         """
-        with self._database.reader() as connection:
-            row = log.find_trace(connection, trace_id)
-            head = log.head(connection, row)
+        row, head = self._reader.find(trace_id)
         return Trace(self, row, head, ReducerRegistry(reducers))
 
     def traces(
@@ -186,7 +183,7 @@ class Store:
         `status`, `name`: only those.
         """
         with self._database.reader() as connection:
-            found = connection.execute(TRACES, (after, status, name, limit)).fetchall()
+            found: list[Any] = connection.execute(TRACES, (after, status, name, limit)).fetchall()
             infos = []
             for trace_id, label, state, created_us, parent, fork_seq, row_id in found:
                 row = TraceRow(row_id, trace_id, label, None, fork_seq, created_us, state)
@@ -254,7 +251,7 @@ class Store:
 
         Raises SeqOutOfRange, Trimmed, TraceNotFound, LogCorrupted.
         """
-        return self._restore(trace_id, seq).state
+        return self._reader.restore(trace_id, seq)[2].state
 
     def get(
         self,
@@ -273,7 +270,7 @@ class Store:
 
     def snapshot_at(self, trace_id: str, seq: int) -> StateSnapshot:
         """The state at `seq` as the nearest base before it and the deltas since. Raises as `state_at`."""
-        restored = self._restore(trace_id, seq)
+        restored = self._reader.restore(trace_id, seq)[2]
         base_seq = max(restored.base_seq, 1)
         events = list(self.events(trace_id, after=base_seq, upto=seq))
         deltas = [event.event for event in events if event.kind == "delta"]
@@ -286,11 +283,9 @@ class Store:
 
         Raises TraceNotFound, Trimmed, LogCorrupted.
         """
-        with self._database.reader() as connection:
-            row = log.find_trace(connection, trace_id)
-            version = log.head(connection, row).version
-        until = version if upto is None else min(upto, version)
-        for page in self._pages(row, after, until):
+        row, head = self._reader.find(trace_id)
+        until = head.version if upto is None else min(upto, head.version)
+        for page in self._reader.pages(row, after, until):
             for found in page:
                 try:
                     yield from history.recorded(trace_id, found, after or 0, until)
@@ -301,12 +296,12 @@ class Store:
 
     def drop_bases(self, trace_id: str | None = None) -> int:
         """Delete every base (of one trace, or of all); no answer changes, only speed. How many went."""
-        where, parameters = "", ()
+        sql = "DELETE FROM base"
         if trace_id is not None:
-            where, parameters = " WHERE trace = (SELECT id FROM trace WHERE trace_id = ?)", (trace_id,)
+            sql += " WHERE trace = (SELECT id FROM trace WHERE trace_id = ?)"
 
         def work(connection: Any) -> int:
-            connection.execute(f"DELETE FROM base{where}", parameters)
+            connection.execute(sql, None if trace_id is None else (trace_id,))
             return int(connection.changes())
 
         return self._writer.write(work)
@@ -337,86 +332,6 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, durability={self.durability!r})"
-
-    # For the other verbs
-
-    def _restore(self, trace_id: str, seq: int | None) -> Restored:
-        with self._database.reader() as connection:
-            row = log.find_trace(connection, trace_id)
-            version = log.head(connection, row).version
-            if seq is None:
-                seq = version
-            if not 1 <= seq <= version:
-                raise SeqOutOfRange(trace_id, seq, version)
-            restored = self._timed_restore(connection, row, seq)
-        self._after_restore(row, restored)
-        return restored
-
-    def _restore_head(self, row: TraceRow) -> tuple[Head, Restored]:
-        with self._database.reader() as connection:
-            head = log.head(connection, log.find_trace(connection, row.trace_id))
-            restored = self._timed_restore(connection, row, head.version)
-        self._after_restore(row, restored)
-        return head, restored
-
-    def _timed_restore(self, connection: Any, row: TraceRow, seq: int) -> Restored:
-        started = time.perf_counter_ns()
-        restored = bases.restore(connection, self.path, log.lineage(connection, row, seq), seq, row.trace_id)
-        size = restored.chain_bytes + restored.tail_bytes
-        if size > 4096:
-            us_per_kib = (time.perf_counter_ns() - started) / 1000 / (size / 1024)
-            self._restore_us_per_kib += 0.2 * (us_per_kib - self._restore_us_per_kib)
-        return restored
-
-    def _after_restore(self, row: TraceRow, restored: Restored) -> None:
-        if len(self._reread) > 4096:
-            self._reread.clear()
-        self._reread[row.id] = self._reread.get(row.id, 0) + restored.tail_bytes
-        if restored.bad and not self._database.read_only:
-            self._rebuild(row, restored)
-
-    def _rebuild(self, row: TraceRow, restored: Restored) -> None:
-        """Replace damaged bases by a whole state at the head."""
-
-        def work(connection: Any) -> None:
-            bases.discard(connection, restored.bad)
-            version = log.head(connection, row).version
-            size = len(encode_body([restored.state], True))
-            self._fold_at(connection, row, version, size, FoldDecision("whole", "a damaged base was replaced"))
-
-        self._writer.write(work)
-
-    def _fold_at(
-        self, connection: Any, row: TraceRow, seq: int, state_bytes: int, decision: FoldDecision
-    ) -> bases.Folded | None:
-        segments = log.lineage(connection, row, seq)
-        return bases.fold(connection, self.path, segments, row.trace_id, time.time_ns() // 1000, state_bytes, decision)
-
-    def _head(self, row: TraceRow) -> Head:
-        with self._database.reader() as connection:
-            return log.head(connection, log.find_trace(connection, row.trace_id))
-
-    def _news(self, row: TraceRow, after: int) -> list[LogRow]:
-        """Every row after the boundary `after`."""
-        return [found for page in self._pages(row, after, 2**62) for found in page]
-
-    def _pages(self, row: TraceRow, after: int | None, upto: int) -> Iterator[list[LogRow]]:
-        """The rows that reach past `after` (None: from the beginning), each page in a read of its own."""
-        cursor = after
-        while True:
-            with self._database.reader() as connection:
-                segments = log.lineage(connection, row, upto)
-                root = max(log.root_seq(connection, segment.trace) for segment in segments)
-                if cursor is None:
-                    cursor = root
-                elif cursor < root:
-                    raise Trimmed(row.trace_id, cursor + 1, log.head(connection, row).version, root)
-                page = log.page(connection, segments, log.boundary_before(connection, segments, cursor), PAGE_ROWS)
-            if page:
-                yield page
-                cursor = page[-1].last_seq
-            if len(page) < PAGE_ROWS:
-                return
 
 
 def open(

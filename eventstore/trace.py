@@ -12,16 +12,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import uuid4
-from zlib import crc32
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import chain, history
+from .barrier import decision_marks, find_pending
 from .bases import Folded
 from .checkpoint import Checkpoint, CheckpointTrigger
-from .codec import Envelope, decode_rows, encode_body, envelope, json_encode, msgpack_encode
+from .codec import Envelope, decode_rows, encode_body, envelope
 from .control import ENDED, control_deltas, pending_barriers, reducers
 from .errors import (
     AppendIdReused,
@@ -33,76 +30,33 @@ from .errors import (
     WrongExpectedVersion,
 )
 from .event import (
-    Approve,
     BarrierDecided,
     BarrierRaised,
     Decision,
     DeltaOp,
     DeltaSource,
     Event,
-    Modify,
     NodeExecuted,
     Note,
     RecordedEvent,
-    Reject,
     Reroute,
     StateDelta,
     TraceEnded,
 )
 from .fold import MISSING, apply
 from .log import Head, LogRow, TraceRow
+from .mutation import Fingerprints
+from .pending import ANY, AnyVersion, Appended, Mark, Pending, deltas_of, mark_statement, moves, projections
 from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .reduce import Reducer, ReducerRegistry
-from .step import Draft, LiveDelta, Step, converted, state_size_bytes
-from .writer import DECIDE_BARRIER, PUT_CHECKPOINT, RAISE_BARRIER, SET_STATUS, TRACE_ROW, Append
+from .step import Draft, Step, converted, state_size_bytes
+from .writer import Append
 
 if TYPE_CHECKING:
     from .store import Store
 
 T = TypeVar("T")
-
-
-class AnyVersion:
-    """`expected_version=ANY`: append wherever the trace stands."""
-
-    def __repr__(self) -> str:
-        return "ANY"
-
-
-ANY: Final = AnyVersion()
-
-
-class Appended(msgspec.Struct, frozen=True):
-    """Where an append stands: its first and last seq; `duplicate`: it was there before (same `append_id`).
-
-    >>> Appended(2, 4).version
-    4
-    """
-
-    first_seq: int
-    version: int
-    duplicate: bool = False
-
-
-class Pending:
-    """An append and what its acknowledgement does to the live trace."""
-
-    __slots__ = ("append", "control", "deltas", "growth_bytes", "live", "size_bytes")
-
-    def __init__(
-        self,
-        append: Append,
-        live: list[LiveDelta],
-        control: list[tuple[str, str, Any]],
-        growth: int,
-        size: int,
-    ) -> None:
-        self.append = append
-        self.live = live
-        self.control = control
-        self.growth_bytes = growth
-        self.size_bytes = size
 
 
 class Trace:
@@ -140,7 +94,7 @@ class Trace:
         self._control: dict[str, Any] = {}
         self._chain_bytes = self._tail_bytes = self._tail_deltas = self._tail_rows = 0
         self._state_bytes = -1
-        self._prints: dict[str, int] | None = None
+        self._prints: Fingerprints | None = None
         self._lock = threading.RLock()
 
     # What it is
@@ -262,7 +216,7 @@ class Trace:
             raise ValueError(f"a trace ends {', '.join(sorted(ENDED))}, not {status!r}")
         expected, _ = self._begin()
         event = envelope(TraceEnded(status, error))
-        marks = []
+        marks: list[Mark] = []
         if status == "completed" and self._store.checkpoint_policy.should_checkpoint_on_completion():
             marks.append((expected + 1, None, CheckpointTrigger.EXECUTION_COMPLETED))
         self._commit(self._prepare([event], None, [event], expected, None, marks=marks))
@@ -292,15 +246,16 @@ class Trace:
         """
         while True:
             expected, draft = self._begin()
-            barrier_id, node = self._find_barrier(barrier)
+            barrier_id, node = find_pending(self.id, self._control, barrier)
             event = envelope(BarrierDecided(barrier_id, node, decision))
-            for key, value in _marks(node, decision).items():
+            for key, value in decision_marks(node, decision).items():
                 if value is not MISSING:
                     draft.write(key, DeltaOp.PUT, value, DeltaSource.HUMAN)
                 elif key in self._live():
                     draft.write(key, DeltaOp.DELETE, None, DeltaSource.HUMAN)
             events = [event, *draft.body()]
-            policy, marks = self._store.checkpoint_policy, []
+            policy = self._store.checkpoint_policy
+            marks: list[Mark] = []
             if policy.should_checkpoint_on_human_decision():
                 marks.append((expected, node, CheckpointTrigger.HUMAN_DECISION))
             if policy.should_checkpoint_on_barrier():
@@ -325,9 +280,9 @@ class Trace:
         """Take in what other writers appended; gives the version. Raises LogCorrupted, TraceErased."""
         with self._lock:
             if self._state is None:
-                self._version, self._digest, self._at_us = self._store._head(self._row)
+                self._version, self._digest, self._at_us = self._store._reader.find(self.id)[1]
                 return self._version
-            found = self._store._news(self._row, self._version)
+            found = self._store._reader.news(self._row, self._version)
             for row in found:
                 rows = decode_rows(row.body)
                 for event in rows:
@@ -369,7 +324,7 @@ class Trace:
         return self._state  # type: ignore[return-value]
 
     def _load(self) -> None:
-        head, restored = self._store._restore_head(self._row)
+        _, head, restored = self._store._reader.restore(self.id)
         self._version, self._digest, self._at_us = head
         self._control = restored.control
         for key, name in reducers(restored.control).items():
@@ -383,7 +338,7 @@ class Trace:
     def _started(self, state: dict[str, Any], event: Envelope, size: int) -> None:
         """Take in the first event of a trace that was just started."""
         self._state = state
-        for key, op, value in _moves(event):
+        for key, op, value in moves(event):
             apply(self._control, key, op, value)
         self._tail_bytes, self._tail_rows, self._tail_deltas = size, 1, len(state)
 
@@ -404,7 +359,7 @@ class Trace:
             self._check_mutation()
         event = Envelope("node_executed", executed)
         wire.append(event)
-        marks: list[tuple[int, str | None, CheckpointTrigger]] = []
+        marks: list[Mark] = []
         policy = self._store.checkpoint_policy
         score = policy.score
         passed = executed.success and (
@@ -458,7 +413,7 @@ class Trace:
         expected: int,
         append_id: str | None,
         *,
-        marks: Sequence[tuple[int, str | None, CheckpointTrigger]] = (),
+        marks: Sequence[Mark] = (),
         score_passed: bool = False,
         sync: bool = False,
     ) -> Pending:
@@ -474,13 +429,13 @@ class Trace:
             (self._row.id, first_seq, n, own_id, at_us, digest, body if opaque else body.decode()),
         )
         append.sync = sync
-        moves = [move for event in control for move in _moves(event)]
-        extras = _projections(control, wire, first_seq, str(self._control.get("status", "")))
+        control_moves = [move for event in control for move in moves(event)]
+        extras = projections(control, wire, first_seq, str(self._control.get("status", "")))
         for seq, node, trigger in marks:
-            extras.append(_mark(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us))
+            extras.append(mark_statement(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us))
         append.extras = extras
         live, growth = ([], 0) if draft is None else (draft.live, draft.growth_bytes)
-        pending = Pending(append, live, moves, growth, len(body))
+        pending = Pending(append, live, control_moves, growth, len(body))
         if self._state is not None:
             append.state_bytes = max(2, self._size() + growth)
             append.fold = store.fold_policy.decide(
@@ -491,8 +446,8 @@ class Trace:
                     self._chain_bytes,
                     append.state_bytes,
                     score_passed or bool(marks),
-                    store._reread.get(self._row.id, 0),
-                    store._restore_us_per_kib,
+                    store._reader.reread_bytes.get(self._row.id, 0),
+                    store._reader.restore_us_per_kib,
                 )
             )
         return pending
@@ -516,8 +471,8 @@ class Trace:
         state, control = self._state, self._control
         for key, op, value in pending.live:
             apply(state, key, op, value)
-        for key, op, value in pending.control:
-            apply(control, key, op, value)
+        for name, move, change in pending.control:
+            apply(control, name, move, change)
         if append.state_bytes:
             self._state_bytes = append.state_bytes
         if append.folded is not None:
@@ -527,13 +482,12 @@ class Trace:
             self._tail_rows += 1
             self._tail_deltas += len(pending.live)
         if self._prints is not None:
-            for key in {delta.key for delta in pending.live}:
-                self._print(key)
+            self._prints.update(state, {delta.key for delta in pending.live})
         return Appended(first_seq, self._version)
 
     def _settle(self, pending: Pending, found: LogRow) -> Appended:
         append_id = pending.append.row[3]
-        if _deltas_of(found.body) != _deltas_of(pending.append.row[6]):
+        if deltas_of(found.body) != deltas_of(pending.append.row[6]):
             raise AppendIdReused(self.id, str(append_id), found.first_seq)
         self.refresh()
         return Appended(found.first_seq, found.last_seq, duplicate=True)
@@ -549,104 +503,20 @@ class Trace:
         if folded is not None:
             self._chain_bytes, self._state_bytes = folded.chain_bytes, folded.state_bytes
             self._tail_bytes = self._tail_rows = self._tail_deltas = 0
-            self._store._reread.pop(self._row.id, None)
+            self._store._reader.reread_bytes.pop(self._row.id, None)
 
     def _refuse_changes_since(self, version: int) -> None:
         if version != self._version:
             self.refresh()
-        for row in self._store._news(self._row, version):
+        for row in self._store._reader.news(self._row, version):
             if any(event.kind != "note" for event in decode_rows(row.body)):
                 raise WrongExpectedVersion(self.id, self._version, version)
-
-    def _find_barrier(self, barrier: str) -> tuple[str, str]:
-        pending = {key[8:]: node for key, node in self._control.items() if key.startswith("barrier/")}
-        if barrier in pending:
-            return barrier, pending[barrier]
-        at_node = [barrier_id for barrier_id, node in pending.items() if node == barrier]
-        if len(at_node) == 1:
-            return at_node[0], barrier
-        node, _, occurrence = barrier.rpartition("#")
-        raised = self._control.get(f"raised/{node or barrier}", 0)
-        if occurrence.isdigit() and 0 < int(occurrence) <= raised:
-            raise BarrierError(self.id, barrier, "it was decided already")
-        raise BarrierError(self.id, barrier, f"none is pending there; pending: {', '.join(pending) or 'none'}")
-
-    # Strict mode
 
     def _check_mutation(self) -> None:
         if not self._store.strict:
             return
         state = self._live()
         if self._prints is None:
-            self._prints = {}
-            for key in state:
-                self._print(key)
-            return
-        for key in self._prints.keys() | state.keys():
-            if key not in state or self._prints.get(key) != _print(state[key]):
-                raise StateMutated(self.id, key)
-
-    def _print(self, key: str) -> None:
-        assert self._prints is not None and self._state is not None
-        if key in self._state:
-            self._prints[key] = _print(self._state[key])
-        else:
-            self._prints.pop(key, None)
-
-
-def _print(value: Any) -> int:
-    return crc32(msgpack_encode(value))
-
-
-def _moves(event: Envelope) -> list[tuple[str, str, Any]]:
-    data = event.data
-    if type(data) is NodeExecuted:
-        data = {"node": data.node, "success": data.success, "next": data.next}
-    return list(control_deltas(event.kind, data))
-
-
-def _projections(
-    control: list[Envelope], wire: list[Any], first_seq: int, status: str
-) -> list[tuple[str, tuple[Any, ...]]]:
-    """What the lists of traces and of barriers must be told of these events."""
-    if len(control) == 1 and control[0].kind == "node_executed":
-        return []
-    statements: list[tuple[str, tuple[Any, ...]]] = []
-    seqs = iter(first_seq + index for index, item in enumerate(wire) if isinstance(item, Envelope))
-    for event, seq in zip(control, seqs, strict=True):
-        if event.kind == "barrier_raised":
-            barrier = (TRACE_ROW, event.data["barrier_id"], seq, event.data.get("deadline_us"))
-            statements.append((RAISE_BARRIER, barrier))
-        elif event.kind == "barrier_decided":
-            statements.append((DECIDE_BARRIER, (seq, TRACE_ROW, event.data["barrier_id"])))
-        for key, _, value in _moves(event):
-            if key == "status" and value != status:
-                status = value
-                statements.append((SET_STATUS, (value, TRACE_ROW)))
-    return statements
-
-
-def _mark(
-    seq: int, node: str | None, graph_hash: str, trigger: CheckpointTrigger, at_us: int
-) -> tuple[str, tuple[Any, ...]]:
-    metadata = None if trigger.metadata is None else trigger.metadata.to_json().decode()
-    triggers = json_encode([trigger.name]).decode()
-    return PUT_CHECKPOINT, (str(uuid4()), TRACE_ROW, seq, node, graph_hash, triggers, metadata, at_us)
-
-
-def _marks(node: str, decision: Decision) -> dict[str, Any]:
-    """The keys that tell the graph of a decision; a mark of an earlier one is deleted."""
-    marks: dict[str, Any] = dict.fromkeys((f"{node}.approved", f"{node}.reject_reason", f"{node}.rerouted_to"), MISSING)
-    if isinstance(decision, Approve | Modify):
-        marks[f"{node}.approved"] = True
-    if isinstance(decision, Modify):
-        marks |= decision.values
-    elif isinstance(decision, Reject):
-        marks |= {f"{node}.approved": False, f"{node}.reject_reason": decision.reason}
-    elif isinstance(decision, Reroute):
-        marks[f"{node}.rerouted_to"] = decision.target
-    return marks
-
-
-def _deltas_of(body: str | bytes) -> list[Any]:
-    return [(row.key, row.op, row.value, row.source) for row in decode_rows(body) if row.kind == "delta"]
+            self._prints = Fingerprints(state)
+        elif (key := self._prints.changed_key(state)) is not None:
+            raise StateMutated(self.id, key)

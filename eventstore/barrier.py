@@ -1,0 +1,48 @@
+"""What a human's decision means: which keys tell of it, and which barrier it is for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import BarrierError
+from .event import Approve, Decision, Modify, Reject, Reroute
+from .fold import MISSING
+
+
+def decision_marks(node: str, decision: Decision) -> dict[str, Any]:
+    """The keys that tell of a decision, with their values; `MISSING` for a mark of an earlier one to clear.
+
+    >>> decision_marks("approve", Reject("too much"))["approve.reject_reason"]
+    'too much'
+    """
+    marks: dict[str, Any] = dict.fromkeys((f"{node}.approved", f"{node}.reject_reason", f"{node}.rerouted_to"), MISSING)
+    if isinstance(decision, Approve | Modify):
+        marks[f"{node}.approved"] = True
+    if isinstance(decision, Modify):
+        marks |= decision.values
+    elif isinstance(decision, Reject):
+        marks |= {f"{node}.approved": False, f"{node}.reject_reason": decision.reason}
+    elif isinstance(decision, Reroute):
+        marks[f"{node}.rerouted_to"] = decision.target
+    return marks
+
+
+def find_pending(trace_id: str, control: Mapping[str, Any], barrier: str) -> tuple[str, str]:
+    """`(barrier_id, node)` of the pending barrier named by id, or by node when one is pending there.
+
+    Raises BarrierError for an unknown or decided one.
+
+    >>> find_pending("t1", {"barrier/approve#1": "approve"}, "approve")
+    ('approve#1', 'approve')
+    """
+    pending = {key[8:]: node for key, node in control.items() if key.startswith("barrier/")}
+    if barrier in pending:
+        return barrier, pending[barrier]
+    at_node = [barrier_id for barrier_id, node in pending.items() if node == barrier]
+    if len(at_node) == 1:
+        return at_node[0], barrier
+    node, _, occurrence = barrier.rpartition("#")
+    if occurrence.isdigit() and 0 < int(occurrence) <= control.get(f"raised/{node}", 0):
+        raise BarrierError(trace_id, barrier, "it was decided already")
+    raise BarrierError(trace_id, barrier, f"none is pending there; pending: {', '.join(pending) or 'none'}")

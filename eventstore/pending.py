@@ -1,0 +1,101 @@
+"""An append between its draft and its acknowledgement, and the rows that go with it.
+
+The events of a commit also move the projections (a trace's status, the list of barriers) and may mark
+checkpoints; all of that is one transaction with the log row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from .checkpoint import CheckpointTrigger
+from .codec import Envelope, decode_rows, json_encode
+from .control import control_deltas
+from .event import NodeExecuted
+from .step import LiveDelta
+from .writer import DECIDE_BARRIER, PUT_CHECKPOINT, RAISE_BARRIER, SET_STATUS, TRACE_ROW, Append
+
+Statement = tuple[str, tuple[Any, ...]]
+Mark = tuple[int, str | None, CheckpointTrigger]
+"""A checkpoint to make with a commit: seq, next node, trigger."""
+
+
+class AnyVersion:
+    """`expected_version=ANY`: append wherever the trace stands."""
+
+    def __repr__(self) -> str:
+        return "ANY"
+
+
+ANY: Final = AnyVersion()
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where an append stands: its first and last seq; `duplicate`: it was there before (same `append_id`).
+
+    >>> Appended(2, 4).version
+    4
+    """
+
+    first_seq: int
+    version: int
+    duplicate: bool = False
+
+
+class Pending:
+    """An append and what its acknowledgement does to the live trace."""
+
+    __slots__ = ("append", "control", "deltas", "growth_bytes", "live", "size_bytes")
+
+    def __init__(
+        self,
+        append: Append,
+        live: list[LiveDelta],
+        control: list[tuple[str, str, Any]],
+        growth: int,
+        size: int,
+    ) -> None:
+        self.append = append
+        self.live = live
+        self.control = control
+        self.growth_bytes = growth
+        self.size_bytes = size
+
+
+def moves(event: Envelope) -> list[tuple[str, str, Any]]:
+    data = event.data
+    if type(data) is NodeExecuted:
+        data = {"node": data.node, "success": data.success, "next": data.next}
+    return list(control_deltas(event.kind, data))
+
+
+def projections(control: list[Envelope], wire: list[Any], first_seq: int, status: str) -> list[Statement]:
+    """What the lists of traces and of barriers must be told of these events."""
+    if len(control) == 1 and control[0].kind == "node_executed":
+        return []
+    statements: list[Statement] = []
+    seqs = iter(first_seq + index for index, item in enumerate(wire) if isinstance(item, Envelope))
+    for event, seq in zip(control, seqs, strict=True):
+        if event.kind == "barrier_raised":
+            barrier = (TRACE_ROW, event.data["barrier_id"], seq, event.data.get("deadline_us"))
+            statements.append((RAISE_BARRIER, barrier))
+        elif event.kind == "barrier_decided":
+            statements.append((DECIDE_BARRIER, (seq, TRACE_ROW, event.data["barrier_id"])))
+        for key, _, value in moves(event):
+            if key == "status" and value != status:
+                status = value
+                statements.append((SET_STATUS, (value, TRACE_ROW)))
+    return statements
+
+
+def mark_statement(seq: int, node: str | None, graph_hash: str, trigger: CheckpointTrigger, at_us: int) -> Statement:
+    metadata = None if trigger.metadata is None else trigger.metadata.to_json().decode()
+    triggers = json_encode([trigger.name]).decode()
+    return PUT_CHECKPOINT, (str(uuid4()), TRACE_ROW, seq, node, graph_hash, triggers, metadata, at_us)
+
+
+def deltas_of(body: str | bytes) -> list[Any]:
+    return [(row.key, row.op, row.value, row.source) for row in decode_rows(body) if row.kind == "delta"]

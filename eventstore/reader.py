@@ -1,0 +1,107 @@
+"""The read path: states and rows, each read of one instant and never waiting for a writer.
+
+What a restore cost, and how many tail bytes it folded, is remembered for the fold policy: a tail that
+is read again and again is worth a base. A damaged base that a read stumbled on is replaced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import apsw
+
+from . import bases, log
+from .bases import Folded, Restored
+from .database import Database
+from .errors import SeqOutOfRange, Trimmed
+from .log import Head, LogRow, TraceRow
+from .policy import FoldDecision
+from .step import state_size_bytes
+from .writer import Writer
+
+PAGE_ROWS = 256
+_REMEMBERED_TRACES = 4096
+
+
+class Reader:
+    """Reads of one store. Thread-safe."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+        self.reread_bytes: dict[int, int] = {}
+        self.restore_us_per_kib = 5.0
+
+    def find(self, trace_id: str) -> tuple[TraceRow, Head]:
+        """A trace and where it stands. Raises TraceNotFound, TraceErased."""
+        with self._database.reader() as connection:
+            row = log.find_trace(connection, trace_id)
+            return row, log.head(connection, row)
+
+    def restore(self, trace_id: str, seq: int | None = None) -> tuple[TraceRow, Head, Restored]:
+        """The state and control at `seq`, by default the head. Raises as `Store.state_at`."""
+        with self._database.reader() as connection:
+            row = log.find_trace(connection, trace_id)
+            head = log.head(connection, row)
+            at = head.version if seq is None else seq
+            if not 1 <= at <= head.version:
+                raise SeqOutOfRange(trace_id, at, head.version)
+            started = time.perf_counter_ns()
+            restored = bases.restore(connection, self._database.path, log.lineage(connection, row, at), at, trace_id)
+            elapsed_us = (time.perf_counter_ns() - started) / 1000
+        self._remember(row, restored, elapsed_us)
+        if restored.bad and not self._database.read_only:
+            self._replace(row, restored)
+        return row, head, restored
+
+    def news(self, row: TraceRow, after: int) -> list[LogRow]:
+        """Every row after the boundary `after`."""
+        return [found for page in self.pages(row, after, 2**62) for found in page]
+
+    def pages(self, row: TraceRow, after: int | None, upto: int) -> Iterator[list[LogRow]]:
+        """The rows that reach past `after` (None: from the beginning), each page in a read of its own.
+
+        Raises Trimmed.
+        """
+        cursor = after
+        while True:
+            with self._database.reader() as connection:
+                segments = log.lineage(connection, row, upto)
+                root = max(log.root_seq(connection, segment.trace) for segment in segments)
+                if cursor is None:
+                    cursor = root
+                elif cursor < root:
+                    raise Trimmed(row.trace_id, cursor + 1, log.head(connection, row).version, root)
+                page = log.page(connection, segments, log.boundary_before(connection, segments, cursor), PAGE_ROWS)
+            if page:
+                yield page
+                cursor = page[-1].last_seq
+            if len(page) < PAGE_ROWS:
+                return
+
+    def fold_at(
+        self, connection: apsw.Connection, row: TraceRow, seq: int, state_bytes: int, decision: FoldDecision
+    ) -> Folded | None:
+        """Write a base at the boundary `seq`, inside the caller's transaction."""
+        now = time.time_ns() // 1000
+        segments = log.lineage(connection, row, seq)
+        return bases.fold(connection, self._database.path, segments, row.trace_id, now, state_bytes, decision)
+
+    def _remember(self, row: TraceRow, restored: Restored, elapsed_us: float) -> None:
+        read_bytes = restored.chain_bytes + restored.tail_bytes
+        if read_bytes > 4096:
+            self.restore_us_per_kib += 0.2 * (elapsed_us * 1024 / read_bytes - self.restore_us_per_kib)
+        if len(self.reread_bytes) >= _REMEMBERED_TRACES:
+            self.reread_bytes.clear()
+        self.reread_bytes[row.id] = self.reread_bytes.get(row.id, 0) + restored.tail_bytes
+
+    def _replace(self, row: TraceRow, restored: Restored) -> None:
+        decision = FoldDecision("whole", "a damaged base was replaced")
+
+        def work(connection: apsw.Connection) -> None:
+            bases.discard(connection, restored.bad)
+            version = log.head(connection, row).version
+            self.fold_at(connection, row, version, state_size_bytes(restored.state), decision)
+
+        self._writer.write(work)
