@@ -64,7 +64,7 @@ class _Workers:
         try:
             while self._queue:
                 batch, self._queue = self._queue, []
-                appends = [pending.append for _, pending, _ in batch]
+                appends = [pending for _, pending, _ in batch]
                 failure: Exception | None = None
                 try:
                     await loop.run_in_executor(self._committer, self._writer.commit_batch, appends)
@@ -84,7 +84,7 @@ class _Workers:
 
 def _finish(trace: Trace, pending: Pending, done: asyncio.Future[Appended], failure: Exception | None) -> None:
     """Take a commit into the live state, whether or not its task still waits."""
-    error = failure or pending.append.error
+    error = failure or pending.error
     result = None
     if error is None:
         try:

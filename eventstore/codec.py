@@ -10,6 +10,7 @@ msgpack before and after certifies the common case at C speed (no NaN turned nul
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ _json_decode: Callable[[str | bytes], Any] = msgspec.json.Decoder().decode
 _msgpack_decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
 
 
-class Row(msgspec.Struct, omit_defaults=True):
+class Row(msgspec.Struct, omit_defaults=True, gc=False):
     """One event of a body, as the fold reads it."""
 
     kind: str = "delta"
@@ -45,7 +46,7 @@ class Row(msgspec.Struct, omit_defaults=True):
     data: Any = UNSET
 
 
-class Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct, gc=False):
     """A control event of a body, as it is written."""
 
     kind: str
@@ -54,6 +55,9 @@ class Envelope(msgspec.Struct):
 
 _rows_from_json: Callable[[str | bytes], list[Row]] = msgspec.json.Decoder(list[Row]).decode
 _rows_from_msgpack: Callable[[Any], list[Row]] = msgspec.msgpack.Decoder(list[Row], ext_hook=ext_hook).decode
+
+
+_has_uint64 = re.compile(rb"\xcf[\x80-\xff]").search  # msgpack's mark of an integer beyond 2**63 - 1
 
 
 def check_key(key: str) -> None:
@@ -105,7 +109,8 @@ def normalise(key: str, value: Any) -> tuple[Any, Any, int]:
         live = _json_decode(raw)
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(live) > MAX_DEPTH:
             raise ValueRefused(key, f"nested deeper than {MAX_DEPTH}")
-        if msgpack_encode(live) != msgpack_encode(value):
+        packed = msgpack_encode(live)
+        if (b"\xcf" in packed and _has_uint64(packed)) or packed != msgpack_encode(value):
             _explain(key, value)
             if json_encode(live) != raw:
                 raise ValueRefused(key, "two of its keys have the same text")
@@ -263,6 +268,8 @@ def size_bytes(value: Any) -> int:
         return 16
     if value is None or kind is bool:
         return 5
+    if kind is str:
+        return len(value) + 2
     if kind is Opaque:
         return len(value.data)
     return len(json_encode(value))

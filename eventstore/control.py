@@ -7,7 +7,7 @@ control keys, so bases, links and forks carry it with no mechanism of its own. K
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ControlDelta = tuple[str, str, Any]
@@ -15,18 +15,24 @@ ControlDelta = tuple[str, str, Any]
 ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
-def control_deltas(kind: str, data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+def control_deltas(kind: str, data: Mapping[str, Any]) -> Sequence[ControlDelta]:
     """What one event (as its body holds it) does to control, as `(key, op, value)`.
 
-    >>> list(control_deltas("node_executed", {"node": "ask", "next": "answer"}))
-    [('steps', 'sum', 1), ('visits/ask', 'sum', 1), ('next', 'put', 'answer')]
+    >>> control_deltas("node_executed", {"node": "ask", "next": "answer"})
+    (('steps', 'sum', 1), ('visits/ask', 'sum', 1), ('next', 'put', 'answer'))
     """
     if kind == "node_executed":
-        if data.get("success", True):
-            yield "steps", "sum", 1
-            yield f"visits/{data['node']}", "sum", 1
-            yield "next", "put", data.get("next")
-    elif kind == "trace_started":
+        return executed_deltas(data["node"], data.get("next")) if data.get("success", True) else ()
+    return tuple(_rare_deltas(kind, data))
+
+
+def executed_deltas(node: str, next_node: str | None) -> Sequence[ControlDelta]:
+    """What a node's successful execution does to control."""
+    return ("steps", "sum", 1), ("visits/" + node, "sum", 1), ("next", "put", next_node)
+
+
+def _rare_deltas(kind: str, data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    if kind == "trace_started":
         yield "name", "put", data["name"]
         yield "status", "put", "running"
         yield "graph_hash", "put", data.get("graph_hash", "")

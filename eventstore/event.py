@@ -182,7 +182,7 @@ class TraceForked(JsonRecord, frozen=True):
     node: str | None = None
 
 
-class NodeExecuted(JsonRecord, frozen=True):
+class NodeExecuted(JsonRecord, frozen=True, gc=False):
     """A node ran, and its step was committed with this event.
 
     >>> NodeExecuted("ask", duration_ms=1.5).success

@@ -1,8 +1,8 @@
 """Apply deltas to a state: the one meaning of every op, pure and total over what the log holds.
 
 `combine` gives the value that a key has after one op; `apply` does so in a state dict that it owns
-(lists and objects are extended in place). `advance` is the same law over *shapes* (is it a list, and
-how long?), so that a step can check a delta before it is written without copying a value.
+(lists and objects are extended in place). `advance` is the same law over *shapes* (a list's length
+for the list), so that a step can check a delta before it is written without copying a value.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def combine(current: Any, key: str, op: str, value: Any) -> Any:
             return _opaque(key, op, current.append, value)
         raise DeltaApply(key, op, f"the value is {_a(current)}, not a list to take {_a(value)}")
     if op == "sum":
+        if type(current) is int and type(value) is int:
+            return current + value
         return value if current is MISSING else _number(key, op, current) + _number(key, op, value)
     if op == "max":
         return value if current is MISSING or _number(key, op, value) > _number(key, op, current) else current
@@ -100,19 +102,19 @@ def copy_value(value: Any) -> Any:
 
 
 def shape_of(value: Any) -> Any:
-    """What `advance` needs to know of a value: a number itself, a list's length, or its type's name.
+    """What `advance` needs to know of a value: a list's length, or the value itself.
 
-    >>> shape_of([1, 2]), shape_of({"a": 1}), shape_of(3)
-    (('list', 2), 'an object', 3)
+    A shape is its own shape, so what `advance` gives can stand for a value.
+
+    >>> shape_of([1, 2]), shape_of(("list", 2)), shape_of(3)
+    (('list', 2), ('list', 2), 3)
     """
     kind = type(value)
     if kind is list:
         return "list", len(value)
-    if kind is int or kind is float or value is MISSING:
-        return value
     if kind is Opaque and value.count is not None:
         return "opaque list", value.count, value.codec
-    return _a(value)
+    return value
 
 
 def advance(shape: Any, key: str, op: str, value: Any) -> Any:
@@ -131,9 +133,9 @@ def advance(shape: Any, key: str, op: str, value: Any) -> Any:
             raise DeltaApply(key, op, f"the value is {_named(shape)}, not a list to take {_a(value)}")
         return items if shape is MISSING else (shape[0], shape[1] + items[1], *shape[2:])
     if op == "merge":
-        if type(value) is not dict or shape not in (MISSING, "an object"):
+        if type(value) is not dict or not (shape is MISSING or type(shape) is dict):
             raise DeltaApply(key, op, f"the value is {_named(shape)}, not an object to take {_a(value)}")
-        return "an object"
+        return value
     if op == "splice":
         if type(shape) is not tuple:
             raise DeltaApply(key, op, f"the value is {_named(shape)}, not a list")
@@ -141,8 +143,10 @@ def advance(shape: Any, key: str, op: str, value: Any) -> Any:
         if items is not None and shape_of(items)[::2] != shape[::2]:
             raise DeltaApply(key, op, f"the value is {_named(shape)}, the items are {_a(items)}")
         return (shape[0], shape[1] - count + (0 if items is None else shape_of(items)[1]), *shape[2:])
-    result = combine(shape if shape is MISSING or type(shape) in (int, float) else _Other(shape), key, op, value)
     _number(key, op, value)
+    if type(shape) is tuple:
+        raise DeltaApply(key, op, f"{_named(shape)} is not a number")
+    result = combine(shape, key, op, value)
     if type(result) is int and not INT_MIN <= result <= INT_MAX:
         raise DeltaApply(key, op, f"the result {result} is beyond 64 bits")
     if type(result) is float and not math.isfinite(result):
@@ -150,17 +154,10 @@ def advance(shape: Any, key: str, op: str, value: Any) -> Any:
     return result
 
 
-class _Other:
-    """A shape that is no number, named for the error."""
-
-    def __init__(self, name: Any) -> None:
-        self.name = name
-
-
 def _number(key: str, op: str, value: Any) -> Any:
     if type(value) is int or type(value) is float:
         return value
-    raise DeltaApply(key, op, f"{_named(value.name) if type(value) is _Other else _a(value)} is not a number")
+    raise DeltaApply(key, op, f"{_a(value)} is not a number")
 
 
 def _splice_parts(key: str, value: Any, length: int) -> tuple[int, int, Any]:
@@ -200,7 +197,7 @@ def _named(shape: Any) -> str:
         return "missing"
     if type(shape) is tuple:
         return f"a {shape[0]}" if shape[0] == "list" else f"an {shape[0]}"
-    return shape if type(shape) is str else "a number"
+    return _a(shape)
 
 
 def _a(value: Any) -> str:

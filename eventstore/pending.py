@@ -6,6 +6,7 @@ checkpoints; all of that is one transaction with the log row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ import msgspec
 
 from .checkpoint import CheckpointTrigger
 from .codec import Envelope, decode_rows, json_encode
-from .control import control_deltas
+from .control import ControlDelta, control_deltas, executed_deltas
 from .event import NodeExecuted
 from .step import LiveDelta
 from .writer import DECIDE_BARRIER, PUT_CHECKPOINT, RAISE_BARRIER, SET_STATUS, TRACE_ROW, Append
@@ -45,37 +46,26 @@ class Appended(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
-class Pending:
-    """An append and what its acknowledgement does to the live trace."""
+class Pending(Append):
+    """An append, and what its acknowledgement does to the live trace."""
 
-    __slots__ = ("append", "control", "deltas", "growth_bytes", "live", "size_bytes")
+    __slots__ = ("control", "live", "size_bytes")
 
-    def __init__(
-        self,
-        append: Append,
-        live: list[LiveDelta],
-        control: list[tuple[str, str, Any]],
-        growth: int,
-        size: int,
-    ) -> None:
-        self.append = append
-        self.live = live
-        self.control = control
-        self.growth_bytes = growth
-        self.size_bytes = size
+    live: Sequence[LiveDelta]
+    control: Sequence[ControlDelta]
+    size_bytes: int
 
 
-def moves(event: Envelope) -> list[tuple[str, str, Any]]:
+def moves(event: Envelope) -> Sequence[ControlDelta]:
+    """What an event, on its way into the log, does to control."""
     data = event.data
     if type(data) is NodeExecuted:
-        data = {"node": data.node, "success": data.success, "next": data.next}
-    return list(control_deltas(event.kind, data))
+        return executed_deltas(data.node, data.next) if data.success else ()
+    return control_deltas(event.kind, data)
 
 
 def projections(control: list[Envelope], wire: list[Any], first_seq: int, status: str) -> list[Statement]:
     """What the lists of traces and of barriers must be told of these events."""
-    if len(control) == 1 and control[0].kind == "node_executed":
-        return []
     statements: list[Statement] = []
     seqs = iter(first_seq + index for index, item in enumerate(wire) if isinstance(item, Envelope))
     for event, seq in zip(control, seqs, strict=True):

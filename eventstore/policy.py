@@ -32,7 +32,7 @@ class FoldDecision(NamedTuple):
     reason: str
 
 
-class FoldInput(NamedTuple):
+class FoldInput(msgspec.Struct, frozen=True, gc=False):
     """What a policy knows at a commit.
 
     `tail_*`: deltas, rows and bytes since the last base, this commit included; `chain_bytes`: what a

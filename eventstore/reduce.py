@@ -49,8 +49,9 @@ _OP_OF = {
 class ReducerRegistry:
     """Reducers by key. A callable `(current, update) -> new` is a CUSTOM reducer.
 
-    `current` is None where the key is missing. Raises TypeError on anything but a `Reducer`,
-    its name or a callable.
+    `current` is None where the key is missing. `ops`: the op that a put of a key becomes ("custom" for
+    a function), for keys where it is no plain put. Raises TypeError on anything but a `Reducer`, its
+    name or a callable.
 
     >>> registry = ReducerRegistry({"n": Reducer.SUM, "best": lambda old, new: new if old is None else max(old, new)})
     >>> registry.names()
@@ -59,11 +60,12 @@ class ReducerRegistry:
     StateDelta(key='n', op=<DeltaOp.SUM: 'sum'>, value=2, source=<DeltaSource.NODE: 'node'>)
     """
 
-    __slots__ = ("_custom", "_reducers")
+    __slots__ = ("_custom", "_reducers", "ops")
 
     def __init__(self, reducers: Mapping[str, Reducer | str | CustomReducer] | None = None) -> None:
         self._reducers: dict[str, Reducer] = {}
         self._custom: dict[str, CustomReducer] | None = None
+        self.ops: dict[str, str] = {}
         for key, reducer in (reducers or {}).items():
             self.register(key, reducer)
 
@@ -81,6 +83,11 @@ class ReducerRegistry:
             self._custom = {**(self._custom or {}), key: reducer}
         else:
             raise TypeError(f"reducer of {key!r}: {reducer!r} is neither an es.Reducer nor a function")
+        op = "custom" if self._reducers[key] is Reducer.CUSTOM else _OP_OF.get(self._reducers[key])
+        if op is not None:
+            self.ops[key] = str(op)
+        else:
+            self.ops.pop(key, None)
 
     def get(self, key: str) -> Reducer:
         """The reducer of `key`; ERROR when none is registered."""
@@ -89,11 +96,6 @@ class ReducerRegistry:
     def names(self) -> dict[str, str]:
         """Each registered key with its reducer's name, as the log keeps them."""
         return {key: reducer.value for key, reducer in self._reducers.items()}
-
-    def op_of(self, key: str) -> DeltaOp | None:
-        """The literal op that a put of `key` becomes: None for a plain put and for CUSTOM."""
-        reducer = self._reducers.get(key)
-        return None if reducer is None else _OP_OF.get(reducer)
 
     def custom(self, key: str) -> CustomReducer | None:
         """The function of a CUSTOM key; None for any other key. Raises ReducerConflict when not at hand."""
@@ -115,9 +117,10 @@ class ReducerRegistry:
         """
         reducer = self._reducers.get(key)
         if reducer is Reducer.APPEND:
-            if isinstance(value, tuple):
-                return list(value)
-            return value if isinstance(value, list | Opaque) else [value]
+            kind = type(value)
+            if kind is list or kind is Opaque:
+                return value
+            return list(value) if isinstance(value, list | tuple) else [value]
         if reducer is Reducer.MERGE_OBJECT and type(value) is not dict:
             raise ReducerConflict(key, reducer, f"{type(value).__name__} is not an object")
         if reducer in (Reducer.SUM, Reducer.MAX, Reducer.MIN) and type(value) not in (int, float):
@@ -130,12 +133,12 @@ class ReducerRegistry:
         if function is not None:
             result = function(copy_value(state.get(key)), value)
             return StateDelta(key, DeltaOp.PUT, result, DeltaSource.REDUCER_MERGE)
-        op = self.op_of(key)
+        op = self.ops.get(key)
         if op is None:
             return StateDelta(key, DeltaOp.PUT, value)
         update = self.update(key, value)
         advance(shape_of(state.get(key, MISSING)), key, op, update)
-        return StateDelta(key, op, update)
+        return StateDelta(key, DeltaOp(op), update)
 
     def merge_branches(
         self, state: Mapping[str, Any], branches: Iterable[tuple[str, Sequence[StateDelta]]]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from .codec import check_key, normalise, size_bytes
-from .errors import Deserialize, EventStoreError, MissingKey
-from .event import DeltaOp, DeltaSource, NodeExecuted, StateDelta
+from .codec import Row, check_key, normalise, size_bytes
+from .errors import Deserialize, EventStoreError, MissingKey, WrongExpectedVersion
+from .event import NodeExecuted
 from .fold import MISSING, advance, apply, copy_value, shape_of
 from .opaque import Opaque
 from .record import ExecutionMetadata
@@ -31,89 +31,105 @@ Redactor = Callable[[str, Any], Any]
 _UNMEASURED = ExecutionMetadata()
 
 
-class LiveDelta(NamedTuple):
-    """A delta as the live state takes it."""
-
-    key: str
-    op: DeltaOp
-    value: Any
+LiveDelta = tuple[str, str, Any]
+"""A delta as the live state takes it: key, op, value."""
 
 
 class Draft:
     """Deltas over a state, each checked at the door; `wire` for the body, `live` for the state.
+
+    `growth_bytes`: about how much larger the state will be.
 
     >>> draft = Draft({"n": 1}, ReducerRegistry({"n": "sum"}))
     >>> draft.put("n", 2); draft.get("n"), draft.growth_bytes
     (3, 0)
     """
 
-    __slots__ = ("_redact", "_reducers", "_shapes", "_state", "growth_bytes", "live", "opaque", "wire")
+    __slots__ = ("_ops", "_overlay", "_redact", "_reducers", "_state", "growth_bytes", "live", "opaque", "wire")
 
     def __init__(self, state: dict[str, Any], reducers: ReducerRegistry, redact: Redactor | None = None) -> None:
         self._state = state
         self._reducers = reducers
+        self._ops = reducers.ops
         self._redact = redact
-        self._shapes: dict[str, Any] = {}
-        self.wire: list[StateDelta] = []
+        self._overlay: dict[str, Any] = {}
+        self.wire: list[Row] = []
         self.live: list[LiveDelta] = []
         self.opaque = False
         self.growth_bytes = 0
 
-    def put(self, key: str, value: Any, source: DeltaSource = DeltaSource.NODE) -> None:
-        """`value` through the key's reducer."""
-        reducers = self._reducers
-        op = reducers.op_of(key)
-        if op is not None:
-            self.write(key, op, reducers.update(key, value), source)
-        elif (function := reducers.custom(key)) is not None:
-            self.write(key, DeltaOp.PUT, function(self.get(key, None), value), DeltaSource.REDUCER_MERGE)
+    def put(self, key: str, value: Any) -> None:
+        """`value` through the key's reducer. Raises as `replace` and `write`, and ReducerConflict."""
+        op = self._ops.get(key)
+        if op is None:
+            self.replace(key, value)
+        elif op != "custom":
+            self.write(key, op, value if op == "append" and type(value) is list else self._reducers.update(key, value))
         else:
-            self.write(key, DeltaOp.PUT, value, source)
+            function = self._reducers.custom(key)
+            assert function is not None
+            self.replace(key, function(self.get(key, None), value), "reducer_merge")
 
-    def write(self, key: str, op: DeltaOp, value: Any, source: DeltaSource = DeltaSource.NODE) -> None:
-        """One literal delta. Raises ValueRefused, DeltaApply, MissingKey."""
-        state, shapes = self._state, self._shapes
-        if key not in state:
+    def replace(self, key: str, value: Any, source: str = "node") -> None:
+        """A literal put. Raises ValueRefused."""
+        old = self._current(key)
+        if old is MISSING:
             check_key(key)
-        if op is DeltaOp.DELETE:
-            if self._shape(key) is MISSING:
+        if self._redact is not None:
+            value = self._redact(key, value)
+        wire, live, size = normalise(key, value)
+        kind = type(live)
+        if old is MISSING:
+            self.growth_bytes += size + len(key) + 4
+        elif type(old) is not kind or (kind is not int and kind is not float):
+            self.growth_bytes += size - (0 if type(old) is tuple else size_bytes(old))
+        if kind is Opaque:
+            self.opaque = True
+        self._overlay[key] = live
+        self.live.append((key, "put", live))
+        self.wire.append(Row("delta", key, "put", wire, source))
+
+    def write(self, key: str, op: str, value: Any, source: str = "node") -> None:
+        """One literal delta of any op. Raises ValueRefused, DeltaApply, MissingKey."""
+        if op == "put":
+            self.replace(key, value, source)
+            return
+        old = self._current(key)
+        if op == "delete":
+            if old is MISSING:
                 raise MissingKey(key)
             wire: Any = msgspec.UNSET
-            live, size = None, 0
+            live: Any = None
+            size = 0
         else:
+            if old is MISSING:
+                check_key(key)
             if self._redact is not None:
                 value = self._redact(key, value)
-            if op is DeltaOp.SPLICE and isinstance(value, dict) and isinstance(value.get("items"), Opaque):
+            if op == "splice" and isinstance(value, dict) and isinstance(value.get("items"), Opaque):
+                self.opaque = True
                 wire, live, size = value, dict(value), len(value["items"].data)
             else:
                 wire, live, size = normalise(key, value)
-            self.opaque = self.opaque or type(live) is Opaque or (op is DeltaOp.SPLICE and wire is value)
-        if op is DeltaOp.PUT:
-            old = shapes[key][1] if key in shapes else state.get(key, MISSING)
-            kind = type(live)
-            self.growth_bytes += size
-            if old is MISSING:
-                self.growth_bytes += len(key) + 4
-            elif type(old) is kind and (kind is int or kind is float):
-                self.growth_bytes -= size
-            else:
-                self.growth_bytes -= size_bytes(old)
-            shapes[key] = (None, live)
+                if type(live) is Opaque:
+                    self.opaque = True
+        if op == "append" and type(old) is list and type(live) is list:
+            self._overlay[key] = ("list", len(old) + len(live))
+            self.growth_bytes += size - 1
         else:
-            shape = self._shape(key)
-            after = advance(shape, key, op, live)
+            shape = shape_of(old)
+            self._overlay[key] = advance(shape, key, op, live)
             self.growth_bytes += self._growth(key, op, live, size, shape)
-            shapes[key] = (after, 0)
-        self.live.append(LiveDelta(key, op, live))
-        self.wire.append(StateDelta(key, op, wire, source))
+        self.live.append((key, op, live))
+        self.wire.append(Row("delta", key, op, wire, source))
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """A copy of the value as it stands, this draft's writes included. Raises MissingKey."""
         value = copy_value(self._state.get(key, MISSING))
         own = {} if value is MISSING else {key: value}
-        for delta in self.live:
-            if delta.key == key:
-                apply(own, key, delta.op, copy_value(delta.value))
+        for written, op, change in self.live:
+            if written == key:
+                apply(own, key, op, copy_value(change))
         if key in own:
             return own[key]
         if default is MISSING:
@@ -123,30 +139,28 @@ class Draft:
     def body(self) -> list[Any]:
         """The deltas as their body holds them."""
         if not self.opaque:
-            return list(self.wire)
+            return self.wire
         return [
-            StateDelta(delta.key, delta.op, msgspec.UNSET if delta.op is DeltaOp.DELETE else live.value, delta.source)
-            for delta, live in zip(self.wire, self.live, strict=True)
+            Row("delta", row.key, row.op, msgspec.UNSET if row.op == "delete" else live, row.source)
+            for row, (_, _, live) in zip(self.wire, self.live, strict=True)
         ]
 
-    def _shape(self, key: str) -> Any:
-        if key not in self._shapes:
-            return shape_of(self._state.get(key, MISSING))
-        shape, value = self._shapes[key]
-        return shape_of(value) if shape is None else shape
+    def _current(self, key: str) -> Any:
+        """The value of `key` so far, or the shape of one that is not computed before the commit."""
+        return self._overlay[key] if key in self._overlay else self._state.get(key, MISSING)
 
-    def _growth(self, key: str, op: DeltaOp, live: Any, size: int, shape: Any) -> int:
+    def _growth(self, key: str, op: str, live: Any, size: int, shape: Any) -> int:
         if shape is MISSING:
             return size + len(key) + 4
-        if op in (DeltaOp.SUM, DeltaOp.MAX, DeltaOp.MIN):
-            return 0
-        if op is DeltaOp.DELETE or op is DeltaOp.SPLICE:
-            old = self._state.get(key)
-            if op is DeltaOp.DELETE:
-                return -(size_bytes(old) + len(key) + 4)
+        if op == "append" or op == "merge":
+            return size - 1
+        old = self._state.get(key)
+        if op == "delete":
+            return -(size_bytes(old) + len(key) + 4)
+        if op == "splice":
             removed = old[live["start"] : live["start"] + live["count"]] if type(old) is list else []
             return size - 28 - (size_bytes(removed) if removed else 0)
-        return size - 1
+        return 0
 
 
 class Step:
@@ -187,47 +201,58 @@ class Step:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._trace._commit(self._finish(error))
+        while True:
+            try:
+                self._trace._commit(self._finish(error))
+                return
+            except WrongExpectedVersion:
+                if error is None:
+                    raise
+                self._trace.refresh()  # a failure depends on no state: it goes in wherever the trace stands
 
     def _finish(self, error: BaseException | None) -> Pending:
         """Close the step; gives the append that records it."""
+        if error is not None:
+            self._draft = None
+            return self._trace._prepare_step(self._executed(error), None, self._trace.version, self.append_id)
         draft, self._draft = self._open(), None
-        return self._trace._prepare_step(
-            self._executed(error), draft if error is None else None, self._expected, self.append_id
-        )
+        return self._trace._prepare_step(self._executed(None), draft, self._expected, self.append_id)
 
     def put(self, key: str, value: Any) -> None:
         """Set `key` through its reducer. Raises ValueRefused, ReducerConflict, DeltaApply."""
-        self._open().put(key, value)
+        draft = self._draft
+        if draft is None:
+            draft = self._open()
+        draft.put(key, value)
 
     def replace(self, key: str, value: Any) -> None:
         """Set `key` literally, whatever its reducer. Raises ValueRefused."""
-        self._open().write(key, DeltaOp.PUT, value)
+        self._open().replace(key, value)
 
     def append(self, key: str, *items: Any) -> None:
         """Extend the list at `key` by `items`; a missing key becomes a list. Raises ValueRefused, DeltaApply."""
-        self._open().write(key, DeltaOp.APPEND, list(items))
+        self._open().write(key, "append", list(items))
 
     def extend(self, key: str, items: Any) -> None:
         """Extend the list at `key` by an iterable (or an opaque list). Raises ValueRefused, DeltaApply."""
-        self._open().write(key, DeltaOp.APPEND, items if isinstance(items, Opaque) else list(items))
+        self._open().write(key, "append", items if isinstance(items, Opaque) else list(items))
 
     def splice(self, key: str, start: int, count: int, items: Any = ()) -> None:
         """Replace `count` items of the list at `key`, from `start`. Raises ValueRefused, DeltaApply."""
         new = items if isinstance(items, Opaque) else list(items)
-        self._open().write(key, DeltaOp.SPLICE, {"start": start, "count": count, "items": new})
+        self._open().write(key, "splice", {"start": start, "count": count, "items": new})
 
     def merge(self, key: str, value: Mapping[str, Any]) -> None:
         """Set the given keys of the object at `key` (shallow). Raises ValueRefused, DeltaApply."""
-        self._open().write(key, DeltaOp.MERGE, dict(value))
+        self._open().write(key, "merge", dict(value))
 
     def sum(self, key: str, number: float) -> None:
         """Add to the number at `key`; a missing key takes `number` itself. Raises ValueRefused, DeltaApply."""
-        self._open().write(key, DeltaOp.SUM, number)
+        self._open().write(key, "sum", number)
 
     def delete(self, key: str) -> None:
         """Remove `key`. Raises MissingKey."""
-        self._open().write(key, DeltaOp.DELETE, None)
+        self._open().write(key, "delete", None)
 
     def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
         """A copy of the value of `key`, this step's writes included; converted by msgspec to `type`.

@@ -51,7 +51,6 @@ from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .reduce import Reducer, ReducerRegistry
 from .step import Draft, Step, converted, state_size_bytes
-from .writer import Append
 
 if TYPE_CHECKING:
     from .store import Store
@@ -250,9 +249,9 @@ class Trace:
             event = envelope(BarrierDecided(barrier_id, node, decision))
             for key, value in decision_marks(node, decision).items():
                 if value is not MISSING:
-                    draft.write(key, DeltaOp.PUT, value, DeltaSource.HUMAN)
+                    draft.replace(key, value, "human")
                 elif key in self._live():
-                    draft.write(key, DeltaOp.DELETE, None, DeltaSource.HUMAN)
+                    draft.write(key, "delete", None, "human")
             events = [event, *draft.body()]
             policy = self._store.checkpoint_policy
             marks: list[Mark] = []
@@ -354,21 +353,20 @@ class Trace:
     def _prepare_step(
         self, executed: NodeExecuted, draft: Draft | None, expected: int, append_id: str | None
     ) -> Pending:
-        wire = [] if draft is None else draft.body()
-        if self._store.strict:
+        store = self._store
+        if store.strict:
             self._check_mutation()
         event = Envelope("node_executed", executed)
-        wire.append(event)
+        wire = [event] if draft is None else [*draft.body(), event]
         marks: list[Mark] = []
-        policy = self._store.checkpoint_policy
-        score = policy.score
+        score = store.checkpoint_policy.score
         passed = executed.success and (
             score.duration_weight * executed.duration_ms
             + score.token_weight * executed.token_cost
             + (score.side_effect_weight if executed.has_side_effects else 0.0)
             >= score.threshold
         )
-        if passed and self._store.marks_adaptively:
+        if passed and store.marks_adaptively:
             metadata = ExecutionMetadata(executed.duration_ms, executed.token_cost, executed.has_side_effects)
             marks.append((expected + len(wire), executed.next, CheckpointTrigger.adaptive(metadata)))
         return self._prepare(wire, draft, [event], expected, append_id, marks=marks, score_passed=passed)
@@ -383,7 +381,7 @@ class Trace:
             self._check_control(control)
             for event in events:
                 if isinstance(event, StateDelta):
-                    draft.write(event.key, DeltaOp(event.op), event.value, event.source)
+                    draft.write(event.key, DeltaOp(event.op).value, event.value, DeltaSource(event.source).value)
         deltas, others = iter([] if draft is None else draft.body()), iter(control)
         wire = [next(deltas if isinstance(event, StateDelta) else others) for event in events]
         return self._prepare(wire, draft, control, expected, append_id)
@@ -420,74 +418,77 @@ class Trace:
         store = self._store
         opaque = draft is not None and draft.opaque
         body = encode_body(wire, opaque)
-        first_seq, n = expected + 1, len(wire)
+        n, size = len(wire), len(body)
         own_id = store._random.getrandbits(63) if append_id is None else append_id
         at_us = max(time.time_ns() // 1000, self._at_us)
-        digest = chain.extend(self._digest, first_seq, n, at_us, own_id, body)
-        append = Append(
-            self._row.trace_id,
-            (self._row.id, first_seq, n, own_id, at_us, digest, body if opaque else body.decode()),
-        )
-        append.sync = sync
-        control_moves = [move for event in control for move in moves(event)]
-        extras = projections(control, wire, first_seq, str(self._control.get("status", "")))
+        digest = chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
+        row = (self._row.id, expected + 1, n, own_id, at_us, digest, body if opaque else body.decode())
+        if len(control) == 1 and control[0].kind == "node_executed":
+            extras, control_moves = [], moves(control[0])
+        else:
+            extras = projections(control, wire, expected + 1, str(self._control.get("status", "")))
+            control_moves = [move for event in control for move in moves(event)]
         for seq, node, trigger in marks:
             extras.append(mark_statement(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us))
-        append.extras = extras
-        live, growth = ([], 0) if draft is None else (draft.live, draft.growth_bytes)
-        pending = Pending(append, live, control_moves, growth, len(body))
+        fold, state_bytes, live = None, 0, () if draft is None else draft.live
         if self._state is not None:
-            append.state_bytes = max(2, self._size() + growth)
-            append.fold = store.fold_policy.decide(
+            state_bytes = max(2, self._size() + (0 if draft is None else draft.growth_bytes))
+            reader = store._reader
+            fold = store.fold_policy.decide(
                 FoldInput(
                     self._tail_deltas + len(live),
                     self._tail_rows + 1,
-                    self._tail_bytes + len(body),
+                    self._tail_bytes + size,
                     self._chain_bytes,
-                    append.state_bytes,
+                    state_bytes,
                     score_passed or bool(marks),
-                    store._reader.reread_bytes.get(self._row.id, 0),
-                    store._reader.restore_us_per_kib,
+                    reader.reread_bytes.get(self._row.id, 0),
+                    reader.restore_us_per_kib,
                 )
             )
+        pending = Pending(self._row.trace_id, row, extras, fold, state_bytes, sync)
+        pending.live, pending.control, pending.size_bytes = live, control_moves, size
         return pending
 
     def _commit(self, pending: Pending) -> Appended:
         with self._lock:
-            self._store._writer.commit(pending.append)
+            self._store._writer.commit(pending)
             return self._acknowledge(pending)
 
     def _acknowledge(self, pending: Pending) -> Appended:
-        append = pending.append
-        _, first_seq, n, _, at_us, digest, _ = append.row
-        if append.duplicate is not None:
-            return self._settle(pending, append.duplicate)
-        if self._version != append.expected_version:
+        _, first_seq, n, _, at_us, digest, _ = pending.row
+        version = first_seq + n - 1
+        if pending.duplicate is not None:
+            return self._settle(pending, pending.duplicate)
+        if self._version != first_seq - 1:
             self.refresh()
-            return Appended(first_seq, first_seq + n - 1)
-        self._version, self._digest, self._at_us = first_seq + n - 1, digest, at_us
-        if self._state is None:
-            return Appended(first_seq, self._version)
-        state, control = self._state, self._control
+            return Appended(first_seq, version)
+        self._version, self._digest, self._at_us = version, digest, at_us
+        state = self._state
+        if state is None:
+            return Appended(first_seq, version)
         for key, op, value in pending.live:
-            apply(state, key, op, value)
-        for name, move, change in pending.control:
-            apply(control, name, move, change)
-        if append.state_bytes:
-            self._state_bytes = append.state_bytes
-        if append.folded is not None:
-            self._rebased(append.folded)
+            if op == "put":
+                state[key] = value
+            else:
+                apply(state, key, op, value)
+        for key, op, value in pending.control:
+            apply(self._control, key, op, value)
+        if pending.state_bytes:
+            self._state_bytes = pending.state_bytes
+        if pending.folded is not None:
+            self._rebased(pending.folded)
         else:
             self._tail_bytes += pending.size_bytes
             self._tail_rows += 1
             self._tail_deltas += len(pending.live)
         if self._prints is not None:
-            self._prints.update(state, {delta.key for delta in pending.live})
-        return Appended(first_seq, self._version)
+            self._prints.update(state, {key for key, _, _ in pending.live})
+        return Appended(first_seq, version)
 
     def _settle(self, pending: Pending, found: LogRow) -> Appended:
-        append_id = pending.append.row[3]
-        if deltas_of(found.body) != deltas_of(pending.append.row[6]):
+        append_id = pending.row[3]
+        if deltas_of(found.body) != deltas_of(pending.row[6]):
             raise AppendIdReused(self.id, str(append_id), found.first_seq)
         self.refresh()
         return Appended(found.first_seq, found.last_seq, duplicate=True)

@@ -53,32 +53,31 @@ class Append:
 
     `row`: the parameters of `INSERT_ROW`, the trace's row id first (0 with `new_trace`, whose row is
     made in the same commit). `extras`: `(sql, parameters)` after it, where a parameter that is
-    `TRACE_ROW` stands for that row id. After the commit: `error`, or `duplicate` (the row that an
-    earlier append of the same id left).
+    `TRACE_ROW` stands for that row id. `fold`: a base to write with it, `state_bytes` the size of the
+    state then. `sync`: synced whatever the store's durability. After the commit: `error`, or `duplicate`
+    (the row that an earlier append of the same id left), and `folded`.
     """
 
-    __slots__ = (
-        "duplicate",
-        "error",
-        "extras",
-        "fold",
-        "folded",
-        "gate",
-        "new_trace",
-        "row",
-        "state_bytes",
-        "sync",
-        "trace_id",
-    )
+    __slots__ = ("duplicate", "error", "extras", "fold", "folded", "gate", "new_trace", "row", "state_bytes",
+                 "sync", "trace_id")  # fmt: skip
 
-    def __init__(self, trace_id: str, row: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        trace_id: str,
+        row: tuple[Any, ...],
+        extras: Sequence[tuple[str, tuple[Any, ...]]] = (),
+        fold: FoldDecision | None = None,
+        state_bytes: int = 0,
+        sync: bool = False,
+        new_trace: tuple[Any, ...] | None = None,
+    ) -> None:
         self.trace_id = trace_id
         self.row = row
-        self.new_trace: tuple[Any, ...] | None = None
-        self.extras: Sequence[tuple[str, tuple[Any, ...]]] = ()
-        self.fold: FoldDecision | None = None
-        self.state_bytes = 0
-        self.sync = False
+        self.extras = extras
+        self.fold = fold
+        self.state_bytes = state_bytes
+        self.sync = sync
+        self.new_trace = new_trace
         self.error: Exception | None = None
         self.duplicate: LogRow | None = None
         self.folded: bases.Folded | None = None
@@ -113,10 +112,14 @@ class Writer:
 
     def commit(self, append: Append) -> None:
         """Commit one append; returns when it is as durable as the store promises, or raises its error."""
-        self._database.check_open()
+        database = self._database
         if self._mutex.acquire(False):
             try:
-                self._run((append,))
+                database.check_open()
+                if append.is_one_row and not (append.sync and self._strong(True)):
+                    self._insert_alone(append)
+                else:
+                    self._run((append,))
             finally:
                 self._mutex.release()
         else:
@@ -193,9 +196,6 @@ class Writer:
         return sync and self._database.durability == "normal"
 
     def _run(self, batch: Sequence[Append]) -> None:
-        if len(batch) == 1 and batch[0].is_one_row and not self._strong(batch[0].sync):
-            self._insert_alone(batch[0])
-            return
         connection = self._connection
         try:
             with _Transaction(connection, any(self._strong(append.sync) for append in batch)):

@@ -18,7 +18,7 @@ CREATE INDEX trace_forks ON trace (parent, fork_seq) WHERE parent IS NOT NULL;
 
 CREATE TABLE log (
   id        INTEGER PRIMARY KEY CHECK (id > 0),
-  trace     INTEGER NOT NULL REFERENCES trace (id),
+  trace     INTEGER NOT NULL,                       -- the append guard knows no row without its trace
   first_seq INTEGER NOT NULL,
   n         INTEGER NOT NULL CHECK (n > 0),
   append_id ANY,                                    -- TEXT: a caller's; INTEGER: the engine's own
