@@ -69,6 +69,7 @@ from .pending import ANY, Appended
 from .policy import AdaptiveFold, FoldDecision, FoldEvery, FoldInput, FoldPolicy, GeometricFold, NeverFold
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace, GraphResult
 from .reduce import Reducer, ReducerRegistry
+from .retention import Removed
 from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
@@ -133,6 +134,7 @@ __all__ = [
     "ReducerConflict",
     "ReducerRegistry",
     "Reject",
+    "Removed",
     "Reroute",
     "RetentionBlocked",
     "SeqOutOfRange",

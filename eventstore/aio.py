@@ -27,6 +27,7 @@ from .pending import ANY, AnyVersion, Appended, Pending
 from .policy import FoldPolicy
 from .reader import PAGE_ROWS
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
+from .retention import RETRY_WINDOW_S, Removed
 from .statistics import StoreStats
 from .step import Redactor, Step
 from .store import Reducers, Store, TraceInfo
@@ -398,6 +399,14 @@ class AsyncStore:
     async def drop_bases(self, trace_id: str | None = None) -> int:
         """See `Store.drop_bases`."""
         return await self._workers.call(self._store.drop_bases, trace_id)
+
+    async def trim(self, trace_id: str, before: int, *, retry_window_s: float = RETRY_WINDOW_S) -> Removed:
+        """See `Store.trim`."""
+        return await self._workers.call(self._store.trim, trace_id, before, retry_window_s=retry_window_s)
+
+    async def erase(self, trace_id: str, *, by: str | None = None, cascade: bool = False) -> list[Removed]:
+        """See `Store.erase`."""
+        return await self._workers.call(self._store.erase, trace_id, by=by, cascade=cascade)
 
     async def stats(self) -> StoreStats:
         """See `Store.stats`."""

@@ -68,22 +68,23 @@ class FoldPolicy(Protocol):
 class AdaptiveFold(msgspec.Struct, frozen=True):
     """The default policy; see the module's text for the two bounds that no setting loosens.
 
-    `min_tail_deltas`: no base sooner (unless the restore bound asks for one); a tail becomes a link at
-    `max(min_link_bytes, min(max_link_bytes, state / state_divisor))` bytes, at a quarter of it when the
-    step's score passed, or when reads have folded the tail as often as writing it would have cost (the
-    ski-rental rule: Karlin, Manasse, Rudolph and Sleator, 1988), or when a restore is estimated above
-    `max_restore_ms`. `max_overhead_ratio`: no base while all bases exceed this times the log, whatever
-    a restore then costs.
+    `min_tail_deltas`: no base sooner (unless the restore bound asks for one). A tail becomes a link at
+    `max(min_link_bytes, min(max_link_bytes, state / state_divisor))` bytes in `min_tail_rows` rows; sooner
+    when the step's score passed, when reads have folded the tail as often as writing it would have cost
+    (the ski-rental rule: Karlin, Manasse, Rudolph and Sleator, 1988), or when a restore is estimated above
+    `max_restore_ms`. `max_overhead_ratio`: no base while all bases exceed this times the log, whatever a
+    restore then costs.
 
     >>> policy = AdaptiveFold()
-    >>> policy.decide(FoldInput(tail_deltas=24, tail_rows=6, tail_bytes=5000, chain_bytes=0, state_bytes=60_000))
-    FoldDecision(kind='link', reason='tail of 5000 bytes reached 4096')
+    >>> policy.decide(FoldInput(tail_deltas=96, tail_rows=48, tail_bytes=9000, chain_bytes=0, state_bytes=60_000))
+    FoldDecision(kind='link', reason='tail of 9000 bytes reached 7500')
     """
 
     min_tail_deltas: int = 20
+    min_tail_rows: int = 48
     min_link_bytes: int = 4096
     max_link_bytes: int = 262_144
-    state_divisor: int = 16
+    state_divisor: int = 8
     small_state_bytes: int = 2048
     max_restore_ms: float | None = None
     max_overhead_ratio: float | None = None
@@ -108,7 +109,7 @@ class AdaptiveFold(msgspec.Struct, frozen=True):
                 return FoldDecision("whole", f"small state of {state} bytes under a tail of {tail}")
             return None
         limit = max(self.min_link_bytes, min(self.max_link_bytes, state // self.state_divisor))
-        if tail >= limit:
+        if tail >= limit and now.tail_rows >= self.min_tail_rows:
             return FoldDecision("link", f"tail of {tail} bytes reached {limit}")
         if tail < 512:
             return None

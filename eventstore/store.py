@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from . import chain, history, log, statistics, verify
+from . import chain, history, log, retention, statistics, verify
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .codec import encode_body, envelope, normalise_state
@@ -32,6 +32,7 @@ from .pending import ANY, AnyVersion, Appended
 from .policy import AdaptiveFold, FoldPolicy
 from .reader import Reader
 from .reduce import CustomReducer, Reducer, ReducerRegistry
+from .retention import Removed
 from .statistics import StoreStats
 from .step import Redactor, converted
 from .trace import Trace
@@ -313,6 +314,25 @@ class Store:
     def verify(self, trace_id: str | None = None) -> VerifyReport:
         """Check chain, seqs, every base against its full fold, and the projections; reads, changes nothing."""
         return verify.verify(self, trace_id)
+
+    # Retention
+
+    def trim(self, trace_id: str, before: int, *, retry_window_s: float = retention.RETRY_WINDOW_S) -> Removed:
+        """Delete the history behind the step boundary `before`, which becomes the trace's root.
+
+        Every state from `before` on stays as it is; looking behind it raises Trimmed. Raises RetentionBlocked
+        for a fork, a checkpoint or an open barrier behind it, or an append younger than `retry_window_s`
+        (its `append_id` could come again); NotAStepBoundary, SeqOutOfRange, TraceNotFound.
+        """
+        return retention.trim(self, trace_id, before, retry_window_s)
+
+    def erase(self, trace_id: str, *, by: str | None = None, cascade: bool = False) -> list[Removed]:
+        """Erase a trace for good: its content leaves the file and the WAL, a tombstone says who and when.
+
+        Backups and exports are out of reach. Raises RetentionBlocked when forks share its history, unless
+        `cascade` erases them too; TraceNotFound, TraceErased.
+        """
+        return retention.erase(self, trace_id, by, cascade)
 
     # The end
 

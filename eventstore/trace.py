@@ -278,8 +278,10 @@ class Trace:
     def refresh(self) -> int:
         """Take in what other writers appended; gives the version. Raises LogCorrupted, TraceErased."""
         with self._lock:
+            _, head = self._store._reader.find(self.id)
             if self._state is None:
-                self._version, self._digest, self._at_us = self._store._reader.find(self.id)[1]
+                self._version, self._digest, self._at_us = head
+            if head.version == self._version or self._state is None:
                 return self._version
             found = self._store._reader.news(self._row, self._version)
             for row in found:

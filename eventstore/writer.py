@@ -144,6 +144,13 @@ class Writer:
             with self._database.errors(), _Transaction(self._connection, self._strong(sync)):
                 return work(self._connection)
 
+    def quiet(self, work: Callable[[], T]) -> T:
+        """Run `work` while no commit is under way, outside a transaction."""
+        with self._mutex:
+            self._database.check_open()
+            with self._database.errors():
+                return work()
+
     def close(self) -> None:
         """Let what is queued commit, and end the writer thread."""
         self._closing = True
@@ -265,7 +272,11 @@ class Writer:
         if found is not None:
             append.duplicate = LogRow._make(found)
             return
-        stands_at = head(connection, trace_by_row(connection, row_id)).version
+        try:
+            stands_at = head(connection, find_trace(connection, append.trace_id)).version
+        except EventStoreError as gone:
+            append.error = gone
+            return
         if stands_at != append.expected_version:
             append.error = WrongExpectedVersion(append.trace_id, stands_at, append.expected_version)
         else:

@@ -4,7 +4,7 @@
 -- alone stand before the body, so that a long body is never paged through.
 
 CREATE TABLE trace (
-  id         INTEGER PRIMARY KEY,
+  id         INTEGER PRIMARY KEY AUTOINCREMENT,     -- an erased trace's id never comes back
   trace_id   TEXT NOT NULL UNIQUE CHECK (length(trace_id) BETWEEN 1 AND 200),
   name       TEXT NOT NULL,
   parent     INTEGER REFERENCES trace (id),         -- a fork shares its parent's prefix

@@ -1,0 +1,6 @@
+"""`python -m eventstore` is the command `eventstore`."""
+
+from eventstore.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="eventstore")

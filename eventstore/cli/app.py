@@ -1,0 +1,73 @@
+"""The group of commands: which file they work on, and how what goes wrong is told.
+
+Whatever the engine or the system raises on purpose becomes one line on stderr and exit code 1; a wrong
+command line exits with 2. A reader that goes away (`| head`) ends the command without a word.
+"""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from typing import Any
+
+import click
+
+from eventstore import __version__
+from eventstore.errors import BaseCorrupted, EventStoreError
+
+from .figures import stats, verify
+from .importing import import_
+from .listing import checkpoints, runs
+from .looking import log, state
+from .output import visible
+
+
+class Commands(click.Group):
+    """A group that lists its commands in the order they were added and tells errors in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of use."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises click.ClickException for what the engine or the system refuses."""
+        try:
+            return super().invoke(ctx)
+        except EventStoreError as error:
+            raise click.ClickException(visible(str(error))) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            named = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(visible(f"{named}{error.strerror or error}")) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--db",
+    envvar="EVENTSTORE_DB",
+    show_envvar=True,
+    default="eventstore.db",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="The event store to work on.",
+)
+@click.version_option(__version__, prog_name="eventstore")
+@click.pass_context
+def main(ctx: click.Context, db: str) -> None:
+    """Record runs of agents and workflows durably, and look at any of them at any step.
+
+    TRACE is a trace's id, or any beginning of it that no other trace shares. Every command takes --json.
+    """
+    ctx.obj = db
+    ctx.with_resource(warnings.catch_warnings())
+    warnings.simplefilter("always", BaseCorrupted)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    click.echo(f"Warning: {visible(str(message))}", err=True)
+
+
+for _command in (import_, runs, state, log, checkpoints, stats, verify):
+    main.add_command(_command)

@@ -1,0 +1,119 @@
+"""`state` and `log`: one trace, at any seq.
+
+A terminal shows a state key by key with one line an item, cut to its width, and of long lists both
+ends; a pipe gets every value whole. The log is read and printed in pages, so its length does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import click
+import msgspec
+from rich.text import Text
+
+from eventstore.event import DeltaSource, NodeExecuted, RecordedEvent, StateDelta
+from eventstore.opaque import Opaque
+
+from .opening import find_trace, json_option, open_for_reading, trace_argument
+from .output import Column, Output, to_json, visible
+
+SHOWN_ITEMS = 20
+OP_STYLES = {"node_executed": "bold green", "trace_started": "bold", "trace_ended": "bold", "delete": "red"}
+"""How a terminal marks what an event does; the rest is cyan."""
+
+
+@click.command()
+@trace_argument
+@click.option("--at", metavar="SEQ", type=click.IntRange(1), help="As it was after that event (default: the last).")
+@json_option
+@click.pass_obj
+def state(db: str, trace: str, at: int | None, as_json: bool) -> None:
+    """Show the state of a trace, now or after any event."""
+    output = Output(as_json)
+    with open_for_reading(db) as store:
+        trace_id = find_trace(store, trace)
+        found = store.state_at(trace_id, at)
+    if as_json:
+        return output.object(found)
+    if output.terminal:
+        lines = ((key, line) for key, value in found.items() for key, line in _overview(key, value))
+        output.rows([Column("key", style="cyan"), Column("value", cut=True)], lines)
+        output.hint("Long values are cut here; a pipe or --json gets them whole.")
+    else:
+        output.rows([Column("key"), Column("value", cut=True)], ((key, to_json(value)) for key, value in found.items()))
+    return None
+
+
+def _overview(key: str, value: Any) -> Iterator[tuple[str, str | Text]]:
+    """A value as lines of a terminal."""
+    if isinstance(value, list) and value:
+        yield key, Text(f"{len(value):,} item{'s' * (len(value) != 1)}", "dim")
+        yield from _both_ends([(f"[{index}]", item) for index, item in enumerate(value)])
+    elif isinstance(value, dict) and value:
+        yield key, Text(f"{len(value):,} key{'s' * (len(value) != 1)}", "dim")
+        yield from _both_ends([(name, item) for name, item in value.items()])
+    elif isinstance(value, Opaque):
+        items = "one value" if value.count is None else f"{value.count:,} items"
+        yield key, Text(visible(f"{items} of codec {value.codec}, {len(value.data):,} bytes"), "dim")
+    else:
+        yield key, to_json(value)
+
+
+def _both_ends(items: list[tuple[str, Any]]) -> Iterator[tuple[str, str | Text]]:
+    half = SHOWN_ITEMS // 2
+    cut = len(items) - SHOWN_ITEMS
+    for name, item in items if cut <= 1 else items[:half]:
+        yield f"  {name}", to_json(item)
+    if cut > 1:
+        yield "", Text(f"… {cut:,} more …", "dim")
+        for name, item in items[-half:]:
+            yield f"  {name}", to_json(item)
+
+
+@click.command()
+@trace_argument
+@click.option("--after", metavar="SEQ", type=click.IntRange(0), help="Only events after that seq.")
+@click.option("--upto", metavar="SEQ", type=click.IntRange(1), help="Only events up to that seq.")
+@click.option("--limit", type=click.IntRange(1), help="At most that many events.")
+@json_option
+@click.pass_obj
+def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | None, as_json: bool) -> None:
+    """List the events of a trace, oldest first."""
+    output = Output(as_json)
+    with open_for_reading(db) as store:
+        trace_id = find_trace(store, trace)
+        events = islice(store.events(trace_id, after=after, upto=upto), limit)
+        if as_json:
+            return output.array(events)
+        seq_digits = max(3, len(str(store.open_trace(trace_id).version)))
+        columns = (
+            Column("seq", seq_digits + seq_digits // 3, style="dim", justify="right"),
+            Column("time (UTC)", 12 if output.terminal else 27, style="dim"),
+            Column("event", 15),
+            Column("key or node", 16, style="bold"),
+            Column("detail", cut=True),
+        )
+        output.rows(columns, map(_row, events))
+    return None
+
+
+def _row(recorded: RecordedEvent) -> list[Any]:
+    event = recorded.event
+    if isinstance(event, StateDelta):
+        what, about = str(event.op), event.key
+        detail = "" if event.value is msgspec.UNSET else to_json(event.value)
+        if event.source != DeltaSource.NODE:
+            detail = f"{detail}  (source: {event.source})".strip()
+    else:
+        fields = msgspec.to_builtins(event)
+        about = fields.pop("node", None) or fields.pop("name", None) or ""
+        what = recorded.kind
+        if isinstance(event, NodeExecuted) and not event.success:
+            what = "node_failed"
+            fields.pop("success", None)
+        detail = to_json(fields) if fields else ""
+    style = OP_STYLES.get(what, "bold red" if what == "node_failed" else "cyan")
+    return [recorded.seq, recorded.at, Text(what, style), about, detail]

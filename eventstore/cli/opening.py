@@ -1,0 +1,70 @@
+"""What commands share: the store as readers open it, the TRACE argument, and the --json flag.
+
+A reader opens read-only, so it creates nothing, needs no right to write, and sees a consistent
+moment while other processes append.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from eventstore.errors import StorageError, TraceNotFound
+from eventstore.store import Store, TraceInfo
+from eventstore.store import open as open_store
+
+from .output import visible
+
+F = TypeVar("F", bound=Callable[..., Any])
+SCANNED = 1000
+NAMED_CANDIDATES = 8
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+
+
+def trace_argument(command: F) -> F:
+    """The argument TRACE."""
+    return click.argument("trace", metavar="TRACE")(command)
+
+
+def open_for_reading(path: str) -> Store:
+    """The store at `path`, which must exist. Raises StorageError and its kind."""
+    if not Path(path).exists():
+        raise StorageError(path, "no such file; name the event store with --db or EVENTSTORE_DB")
+    return open_store(path, create=False, read_only=True)
+
+
+def find_trace(store: Store, text: str) -> str:
+    """The id of the one trace whose id is, or begins with, `text`.
+
+    Raises TraceNotFound, TraceErased, and click.ClickException with the candidates when there are several.
+    """
+    try:
+        return store.open_trace(text).id
+    except TraceNotFound:
+        found = _beginning_with(store, text) if text else []
+        if not found:
+            raise
+    if len(found) == 1:
+        return found[0].trace_id
+    named = ", ".join(f"{info.trace_id} ({info.name})" if info.name else info.trace_id for info in found)
+    more = ", …" if len(found) > NAMED_CANDIDATES else ""
+    raise click.ClickException(visible(f"{text} is the beginning of several traces: {named}{more}"))
+
+
+def _beginning_with(store: Store, text: str) -> list[TraceInfo]:
+    found: list[TraceInfo] = []
+    after: str | None = None
+    while len(found) <= NAMED_CANDIDATES:
+        page = store.traces(limit=SCANNED, after=after)
+        found += [info for info in page if info.trace_id.startswith(text)]
+        if len(page) < SCANNED:
+            return found
+        after = page[-1].trace_id
+    return found
+
+
+__all__ = ["TraceNotFound", "find_trace", "json_option", "open_for_reading", "trace_argument"]
