@@ -3,7 +3,7 @@
 A trim folds the log up to a step boundary and, in one synced transaction, writes that state as a root (part
 of the truth, with the chain's digest there) and deletes the rows behind it. An erasure leaves a tombstone.
 Both refuse, naming the blockers, where a fork, a checkpoint, a barrier or a retry still needs what would go.
-Freed pages go back to the file system; deleted content is overwritten, and leaves the WAL too.
+Freed pages go back to the file system. An erasure rewrites the file, so that no old copy of a page is left.
 """
 
 from __future__ import annotations
@@ -72,32 +72,33 @@ def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Rem
         connection.execute("DELETE FROM log WHERE trace = ? AND first_seq <= ?", (trace.id, before))
         return int(connection.changes())
 
-    return _remove(store, trace_id, work)
+    return _remove(store, trace_id, work, rewrite=False)
 
 
 def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Removed]:
     """Erase a trace; see `Store.erase`."""
     with store._database.reader() as connection:
-        family = _family(connection, log.find_trace(connection, trace_id))
+        trace = log.find_trace(connection, trace_id)
+        family = _family(connection, trace)
     if len(family) > 1 and not cascade:
         raise RetentionBlocked(trace_id, [f"fork {fork.trace_id} at seq {fork.fork_seq}" for fork in family[1:]])
 
     def erase_one(member: TraceRow) -> Removed:
         def work(connection: apsw.Connection) -> int:
-            trace = log.find_trace(connection, member.trace_id)
-            forks = connection.execute(FORKS, (trace.id, 2**62)).fetchall()
-            _refuse(trace.trace_id, [f"fork {fork_id} at seq {seq}" for fork_id, seq in forks])
-            head = log.head(connection, trace)
-            stone = (trace.trace_id, trace.id, head.version, head.digest, by, time.time_ns() // 1000)
+            row = log.find_trace(connection, member.trace_id)
+            forks = connection.execute(FORKS, (row.id, 2**62)).fetchall()
+            _refuse(row.trace_id, [f"fork {fork_id} at seq {seq}" for fork_id, seq in forks])
+            head = log.head(connection, row)
+            stone = (row.trace_id, row.id, head.version, head.digest, by, time.time_ns() // 1000)
             connection.execute(INSERT_TOMBSTONE, stone)
-            _delete_bases(connection, trace)
+            _delete_bases(connection, row)
             for table in ("checkpoint", "barrier", "root", "log"):
-                connection.execute(f"DELETE FROM {table} WHERE trace = ?", (trace.id,))
+                connection.execute(f"DELETE FROM {table} WHERE trace = ?", (row.id,))
             rows = int(connection.changes())
-            connection.execute("DELETE FROM trace WHERE id = ?", (trace.id,))
+            connection.execute("DELETE FROM trace WHERE id = ?", (row.id,))
             return rows
 
-        return _remove(store, member.trace_id, work)
+        return _remove(store, member.trace_id, work, rewrite=member is trace)
 
     return [erase_one(member) for member in reversed(family)]
 
@@ -137,22 +138,22 @@ def _delete_bases(connection: apsw.Connection, trace: TraceRow) -> None:
     bases.discard(connection, tuple(ids))
 
 
-def _remove(store: Store, trace_id: str, work: Callable[[apsw.Connection], int]) -> Removed:
+def _remove(store: Store, trace_id: str, work: Callable[[apsw.Connection], int], *, rewrite: bool) -> Removed:
     writer, database = store._writer, store._database
     connection = database.writer
     before_pages = writer.quiet(lambda: connection.pragma("page_count"))
-    writer.quiet(lambda: connection.pragma("secure_delete", True))
-    try:
-        rows = writer.write(work, sync=True)
-    finally:
-        writer.quiet(lambda: connection.pragma("secure_delete", False))
-    busy = writer.quiet(lambda: _give_back(connection))
+    rows = writer.write(work, sync=True)
+    busy = writer.quiet(lambda: _give_back(connection, rewrite))
     pages, size = writer.quiet(lambda: (connection.pragma("page_count"), connection.pragma("page_size")))
     return Removed(trace_id, rows, (before_pages - pages) * size, not busy)
 
 
-def _give_back(connection: apsw.Connection) -> bool:
-    for _ in connection.execute("PRAGMA incremental_vacuum"):
+def _give_back(connection: apsw.Connection, rewrite: bool) -> bool:
+    """Return free pages to the file system; `rewrite` the file, since page splits leave old copies of rows.
+
+    Whether a reader kept the WAL from being truncated.
+    """
+    for _ in connection.execute("VACUUM" if rewrite else "PRAGMA incremental_vacuum"):
         pass
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (1, 0, 0)
     return bool(busy)

@@ -13,6 +13,13 @@ from .opening import find_trace, json_option, open_for_reading
 from .output import Column, Output, Size, plain, pretty
 
 LISTED = 20
+LABELS = {
+    "file_bytes": "file",
+    "wal_bytes": "write-ahead log",
+    "log_bytes": "log",
+    "base_bytes": "bases",
+    "page_size_bytes": "page size",
+}
 PER_TRACE = (
     Column("trace", style="bold"),
     Column("name", cut=True),
@@ -49,11 +56,9 @@ def stats(db: str, limit: int | None, as_json: bool) -> None:
     if as_json:
         return output.object(_whole(found) | {"traces": [_one(trace) for trace in traces[:limit]]})
     show = pretty if output.terminal else plain
-    figures = _whole(found)
-    width = max(map(len, figures))
-    for name, value in figures.items():
-        label = name.removesuffix("_bytes").replace("_", " ") if output.terminal else name
-        output.line(f"{label:<{width}}  {show(Size(value)) if name.endswith('bytes') else show(value)}")
+    for name, value in _whole(found).items():
+        label = LABELS.get(name, name.replace("_", " ")) if output.terminal else name
+        output.line(f"{label:<15}  {show(Size(value)) if name.endswith('bytes') else show(value)}")
     output.line()
     listed = traces[: LISTED if limit is None else limit]
     output.rows(PER_TRACE, [_row(trace) for trace in listed])

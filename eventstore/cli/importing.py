@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 from rich.console import Console
@@ -99,11 +98,11 @@ def _report(output: Output, done: Sequence[tuple[Transcript, Counts, float]]) ->
     if output.as_json:
         files = [{"file": str(item.path), **_figures(counts), "seconds": round(took, 3)} for item, counts, took in done]
         return output.object({"files": files})
-    rows: list[list[object]] = [[*_row(str(Path(item.path).name), counts, took)] for item, counts, took in done]
+    rows = [_row(item.path.name, counts, took) for item, counts, took in done]
     if len(done) > 1:
         total = Counts(*(sum(getattr(counts, name) for _, counts, _ in done) for name in Counts.__struct_fields__))
         rows.append(_row("total", total, sum(took for _, _, took in done)))
-    return output.rows(COLUMNS, rows)
+    return output.rows(COLUMNS, rows) if rows else None
 
 
 def _figures(counts: Counts) -> dict[str, int]:

@@ -52,6 +52,8 @@ def runs(db: str, limit: int, after: str | None, status: str | None, name: str |
     page = found[:limit]
     if as_json:
         return output.array(page)
+    if not page:
+        output.hint("No trace.")
     forks = any(info.parent_trace_id for info in page)
     columns = RUNS if forks else RUNS[:-1]
     output.rows(columns, [_run(info)[: len(columns)] for info in page])

@@ -21,7 +21,16 @@ from .opening import find_trace, json_option, open_for_reading, trace_argument
 from .output import Column, Output, to_json, visible
 
 SHOWN_ITEMS = 20
-OP_STYLES = {"node_executed": "bold green", "trace_started": "bold", "trace_ended": "bold", "delete": "red"}
+EVENT_STYLES = {
+    "node_executed": "green",
+    "node_failed": "bold red",
+    "delete": "red",
+    "trace_started": "bold",
+    "trace_forked": "bold",
+    "trace_ended": "bold",
+    "barrier_raised": "yellow",
+    "barrier_decided": "yellow",
+}
 """How a terminal marks what an event does; the rest is cyan."""
 
 
@@ -34,11 +43,14 @@ def state(db: str, trace: str, at: int | None, as_json: bool) -> None:
     """Show the state of a trace, now or after any event."""
     output = Output(as_json)
     with open_for_reading(db) as store:
-        trace_id = find_trace(store, trace)
-        found = store.state_at(trace_id, at)
+        opened = store.open_trace(find_trace(store, trace))
+        seq = at or opened.version
+        found = store.state_at(opened.id, seq)
     if as_json:
         return output.object(found)
     if output.terminal:
+        named = f"{opened.name}, " if opened.name else ""
+        output.line(visible(f"{named}{opened.id}, after event {seq:,} of {opened.version:,}"), "bold")
         lines = ((key, line) for key, value in found.items() for key, line in _overview(key, value))
         output.rows([Column("key", style="cyan"), Column("value", cut=True)], lines)
         output.hint("Long values are cut here; a pipe or --json gets them whole.")
@@ -84,11 +96,11 @@ def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | N
     """List the events of a trace, oldest first."""
     output = Output(as_json)
     with open_for_reading(db) as store:
-        trace_id = find_trace(store, trace)
-        events = islice(store.events(trace_id, after=after, upto=upto), limit)
+        opened = store.open_trace(find_trace(store, trace))
+        events = islice(opened.events(after, upto), limit)
         if as_json:
             return output.array(events)
-        seq_digits = max(3, len(str(store.open_trace(trace_id).version)))
+        seq_digits = max(3, len(str(opened.version)))
         columns = (
             Column("seq", seq_digits + seq_digits // 3, style="dim", justify="right"),
             Column("time (UTC)", 12 if output.terminal else 27, style="dim"),
@@ -102,18 +114,30 @@ def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | N
 
 def _row(recorded: RecordedEvent) -> list[Any]:
     event = recorded.event
+    what = recorded.kind
     if isinstance(event, StateDelta):
         what, about = str(event.op), event.key
         detail = "" if event.value is msgspec.UNSET else to_json(event.value)
         if event.source != DeltaSource.NODE:
             detail = f"{detail}  (source: {event.source})".strip()
+    elif isinstance(event, NodeExecuted):
+        about, detail = event.node, _execution(event)
+        what = "node_executed" if event.success else "node_failed"
     else:
         fields = msgspec.to_builtins(event)
-        about = fields.pop("node", None) or fields.pop("name", None) or ""
-        what = recorded.kind
-        if isinstance(event, NodeExecuted) and not event.success:
-            what = "node_failed"
-            fields.pop("success", None)
+        about = str(fields.pop("node", None) or fields.pop("name", None) or "")
         detail = to_json(fields) if fields else ""
-    style = OP_STYLES.get(what, "bold red" if what == "node_failed" else "cyan")
-    return [recorded.seq, recorded.at, Text(what, style), about, detail]
+    return [recorded.seq, recorded.at, Text(what, EVENT_STYLES.get(what, "cyan")), about, detail]
+
+
+def _execution(event: NodeExecuted) -> str:
+    parts = [f"{event.duration_ms:g} ms"]
+    if event.token_cost:
+        parts.append(f"cost {event.token_cost:g}")
+    if event.has_side_effects:
+        parts.append("side effects")
+    if event.next is not None:
+        parts.append(f"next {event.next}")
+    if event.error is not None:
+        parts.append(event.error)
+    return ", ".join(parts)

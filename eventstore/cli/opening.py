@@ -50,7 +50,9 @@ def find_trace(store: Store, text: str) -> str:
             raise
     if len(found) == 1:
         return found[0].trace_id
-    named = ", ".join(f"{info.trace_id} ({info.name})" if info.name else info.trace_id for info in found)
+    named = ", ".join(
+        f"{info.trace_id} ({info.name})" if info.name else info.trace_id for info in found[:NAMED_CANDIDATES]
+    )
     more = ", …" if len(found) > NAMED_CANDIDATES else ""
     raise click.ClickException(visible(f"{text} is the beginning of several traces: {named}{more}"))
 
@@ -65,6 +67,3 @@ def _beginning_with(store: Store, text: str) -> list[TraceInfo]:
             return found
         after = page[-1].trace_id
     return found
-
-
-__all__ = ["TraceNotFound", "find_trace", "json_option", "open_for_reading", "trace_argument"]

@@ -185,9 +185,8 @@ def _pages(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], header: bool, width: int) -> Table:
     cells = [[cell if isinstance(cell, Text) else Text(pretty(cell)) for cell in row] for row in rows]
     widths = _widths(columns, [[cell.plain for cell in row] for row in cells])
-    left = (
-        width - GAP * len(columns) - sum(width for column, width in zip(columns, widths, strict=True) if not column.cut)
-    )
+    fixed = sum(taken for column, taken in zip(columns, widths, strict=True) if not column.cut)
+    left = width - GAP * len(columns) - fixed
     table = Table(box=SIMPLE_HEAD, show_header=header, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for column, natural in zip(columns, widths, strict=True):
         table.add_column(
