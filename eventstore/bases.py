@@ -88,13 +88,16 @@ def restore(
     trace_id: str,
     *,
     bases: bool = True,
+    with_control: bool = True,
 ) -> Restored:
     """The state and control at `seq`. `bases` False folds the log alone (from the root).
+
+    `with_control` False leaves control as the whole state below had it.
 
     Raises LogCorrupted on a row that cannot be folded, Trimmed before the root.
     """
     bad: list[int] = []
-    chain = _chain(connection, segments, seq, bad) if bases else None
+    chain = _chain(connection, segments, seq, bad, with_control) if bases else None
     if chain is not None:
         control, state, base, links = chain
         base_id, base_seq, chain_bytes = base.id, base.seq, base.chain_bytes
@@ -102,9 +105,11 @@ def restore(
         links = base_id = 0
         control, state, base_seq, chain_bytes = _root(connection, segments, seq, path, trace_id)
     tail_bytes = tail_rows = tail_events = 0
+    folded_control = control if with_control else None
     for first_seq, n, body_bytes, body in rows(connection, segments, base_seq):
         try:
-            fold_rows(control, state, decode_rows(body), seq - first_seq + 1 if first_seq + n - 1 > seq else None)
+            limit = seq - first_seq + 1 if first_seq + n - 1 > seq else None
+            fold_rows(folded_control, state, decode_rows(body), limit)
         except (ValueError, TypeError, KeyError, StateError) as error:
             raise LogCorrupted(path, trace_id, first_seq, str(error)) from error
         tail_rows += 1
@@ -143,12 +148,12 @@ def _root(
 
 
 def _chain(
-    connection: apsw.Connection, segments: list[Segment], seq: int, bad: list[int]
+    connection: apsw.Connection, segments: list[Segment], seq: int, bad: list[int], with_control: bool
 ) -> tuple[State, State, Base, int] | None:
     """The newest sound base at or before `seq`, with its chain applied."""
     while (base := nearest(connection, segments, seq)) is not None:
         try:
-            control, state, links = _apply_chain(connection, base)
+            control, state, links = _apply_chain(connection, base, with_control)
             return control, state, base, links
         except (ValueError, TypeError, StateError) as error:
             bad.append(base.id)
@@ -170,7 +175,7 @@ def nearest(connection: apsw.Connection, segments: list[Segment], seq: int) -> B
     return None
 
 
-def _apply_chain(connection: apsw.Connection, base: Base) -> tuple[State, State, int]:
+def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) -> tuple[State, State, int]:
     links: list[Link] = []
     while True:
         if not base.is_sound():
@@ -187,7 +192,7 @@ def _apply_chain(connection: apsw.Connection, base: Base) -> tuple[State, State,
             break
         base = Base._make(row)
     for link in reversed(links):
-        link.apply(control, state)
+        link.apply(control if with_control else None, state)
     return control, state, len(links)
 
 

@@ -192,8 +192,8 @@ class NodeExecuted(JsonRecord, frozen=True, gc=False):
     node: str
     success: bool = True
     error: str | None = None
-    duration_ms: float = 0.0
-    token_cost: float = 0.0
+    duration_ms: float = 0
+    token_cost: float = 0
     has_side_effects: bool = False
     next: str | None = None
 

@@ -73,10 +73,20 @@ class NetEffect:
         for key, entry in self.entries.items():
             for code, value in zip(entry[::2], entry[1::2], strict=True):
                 if code == _SUM:
-                    for number in value:
-                        apply(state, key, "sum", number)
+                    _apply_sums(state, key, value)
+                elif code == _PUT:
+                    state[key] = value
                 else:
                     apply(state, key, OPS[code], value)
+
+
+def _apply_sums(state: State, key: str, numbers: list[Any]) -> None:
+    """Add one by one, as the log did; whole numbers, where order cannot matter, at once."""
+    if type(state.get(key, 0)) is int and set(map(type, numbers)) == {int}:
+        apply(state, key, "sum", sum(numbers))
+        return
+    for number in numbers:
+        apply(state, key, "sum", number)
 
 
 def _same_type(one: Any, other: Any) -> bool:
@@ -113,9 +123,10 @@ class Link:
                 for key, op, value in control_deltas(row.kind, row.data):
                     self.control.add(key, op, value)
 
-    def apply(self, control: State, state: State) -> None:
-        """Apply to both halves. Raises DeltaApply."""
-        self.control.apply(control)
+    def apply(self, control: State | None, state: State) -> None:
+        """Apply to both halves, or with `control` None to the state alone. Raises DeltaApply."""
+        if control is not None:
+            self.control.apply(control)
         self.state.apply(state)
 
     def encode(self, json_bytes: int) -> str | bytes:

@@ -39,8 +39,10 @@ class Reader:
             row = log.find_trace(connection, trace_id)
             return row, log.head(connection, row)
 
-    def restore(self, trace_id: str, seq: int | None = None) -> tuple[TraceRow, Head, Restored]:
-        """The state and control at `seq`, by default the head. Raises as `Store.state_at`."""
+    def restore(
+        self, trace_id: str, seq: int | None = None, *, with_control: bool = True
+    ) -> tuple[TraceRow, Head, Restored]:
+        """The state (and control) at `seq`, by default the head. Raises as `Store.state_at`."""
         with self._database.reader() as connection:
             row = log.find_trace(connection, trace_id)
             head = log.head(connection, row)
@@ -48,7 +50,9 @@ class Reader:
             if not 1 <= at <= head.version:
                 raise SeqOutOfRange(trace_id, at, head.version)
             started = time.perf_counter_ns()
-            restored = bases.restore(connection, self._database.path, log.lineage(connection, row, at), at, trace_id)
+            segments = log.lineage(connection, row, at)
+            path = self._database.path
+            restored = bases.restore(connection, path, segments, at, trace_id, with_control=with_control)
             elapsed_us = (time.perf_counter_ns() - started) / 1000
         self._remember(row, restored, elapsed_us)
         if restored.bad and not self._database.read_only:

@@ -190,7 +190,7 @@ class Step:
         self.append_id = append_id
         self._draft: Draft | None = None
         self._duration_ms: float | None = None
-        self._cost = 0.0
+        self._cost: float = 0  # the very default of the event, which its body leaves out
         self._effects = False
 
     def __enter__(self) -> Step:

@@ -252,7 +252,7 @@ class Store:
 
         Raises SeqOutOfRange, Trimmed, TraceNotFound, LogCorrupted.
         """
-        return self._reader.restore(trace_id, seq)[2].state
+        return self._reader.restore(trace_id, seq, with_control=False)[2].state
 
     def get(
         self,

@@ -42,6 +42,7 @@ from .trace import Trace
 LISTS = ("messages", "steps")
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024 * 1024
+MAX_DIGITS = 1000
 _SUFFIX = re.compile(r"(.+)\.(jsonl|ndjson|json)(\.gz)?", re.DOTALL | re.IGNORECASE)
 _ROLE = re.compile(r"[\w./:+-]{1,64}")
 _COMMAND = re.compile(r"[A-Za-z_][\w.-]{0,31}")
@@ -375,4 +376,10 @@ def _constant(name: str) -> Any:
     raise ValueError(f"not JSON: {name} is no JSON value")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"not JSON that can be kept: a number of {len(digits)} digits")
+    return int(digits)
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)

@@ -39,17 +39,17 @@ CREATE TABLE root (
   checksum INTEGER NOT NULL,
   body   ANY NOT NULL,
   PRIMARY KEY (trace, seq)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- What is left of an erased trace.
 CREATE TABLE tombstone (
   trace_id  TEXT NOT NULL PRIMARY KEY,
-  trace     INTEGER NOT NULL UNIQUE,
+  trace     INTEGER NOT NULL,
   version   INTEGER NOT NULL,
   digest    BLOB NOT NULL,
   erased_by TEXT,
   erased_us INTEGER NOT NULL
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- Derived: a base is the state at seq, whole (parent NULL) or as the net effect over
 -- its parent. Any base may be deleted; ids are never used again, so a parent is never mistaken.
@@ -69,7 +69,6 @@ CREATE TABLE base (
 ) STRICT;
 
 CREATE TABLE checkpoint (
-  id            INTEGER PRIMARY KEY,
   checkpoint_id TEXT NOT NULL UNIQUE,
   trace         INTEGER NOT NULL REFERENCES trace (id),
   seq           INTEGER NOT NULL,
@@ -78,8 +77,8 @@ CREATE TABLE checkpoint (
   triggers      TEXT NOT NULL CHECK (json_valid(triggers)),
   metadata      TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
   created_us    INTEGER NOT NULL,
-  UNIQUE (trace, seq)
-) STRICT;
+  PRIMARY KEY (trace, seq)
+) STRICT, WITHOUT ROWID;
 
 -- Projection of the barrier events, for the inbox.
 CREATE TABLE barrier (

@@ -7,6 +7,7 @@ command line exits with 2. A reader that goes away (`| head`) ends the command w
 from __future__ import annotations
 
 import errno
+import os
 import warnings
 from typing import Any
 
@@ -40,6 +41,14 @@ class Commands(click.Group):
                 raise
             named = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(visible(f"{named}{error.strerror or error}")) from None
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            # A damaged file can trip code that trusts what it reads; the person at the prompt gets a line all the same.
+            if os.environ.get("EVENTSTORE_DEBUG"):
+                raise
+            told = f"unexpected {type(error).__name__}: {error} (EVENTSTORE_DEBUG=1 shows where)"
+            raise click.ClickException(visible(told)) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

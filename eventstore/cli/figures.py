@@ -10,7 +10,7 @@ from eventstore.statistics import StoreStats, TraceStats
 from eventstore.verify import Problem
 
 from .opening import find_trace, json_option, open_for_reading
-from .output import Column, Output, Size, plain, pretty
+from .output import Column, Output, Size, count, plain, pretty
 
 LISTED = 20
 LABELS = {
@@ -116,10 +116,9 @@ def verify(ctx: click.Context, trace: str | None, as_json: bool) -> None:
     else:
         if found.problems:
             output.rows(PROBLEMS, [_problem(problem) for problem in found.problems])
-        checked = f"{found.traces:,} traces, {found.events:,} events, {found.bases:,} bases"
-        number = len(found.problems)
-        verdict = f"{number:,} problem{'s' * (number != 1)}" if number else "ok"
-        output.line(f"{verdict}: {checked}", "bold red" if number else "bold green")
+        checked = ", ".join((count(found.traces, "trace"), count(found.events, "event"), count(found.bases, "base")))
+        verdict = "ok" if found.ok else count(len(found.problems), "problem")
+        output.line(f"{verdict}: {checked}", "bold green" if found.ok else "bold red")
     ctx.exit(0 if found.ok else 1)
 
 

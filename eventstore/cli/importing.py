@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from .opening import json_option
 from .output import Column, Output, visible
 
 INTERRUPTED = 130
+"""Exit code after ctrl-C, as shells give it."""
 COLUMNS = (
     Column("file", style="bold", cut=True),
     Column("added", justify="right", style="green"),
@@ -46,7 +48,6 @@ def import_(ctx: click.Context, files: Sequence[str], skip_bad: bool, as_json: b
         raise click.UsageError(visible(str(error))) from None
     output = Output(as_json)
     done: list[tuple[Transcript, Counts, float]] = []
-    stopped: MalformedRun | None = None
     try:
         with open_store(ctx.obj) as store, _progress() as (on_file, on_bad):
             for transcript in transcripts:
@@ -57,21 +58,20 @@ def import_(ctx: click.Context, files: Sequence[str], skip_bad: bool, as_json: b
                 finally:
                     done.append((transcript, counts, time.perf_counter() - started))
     except MalformedRun as error:
-        stopped = error
-    except BaseException:
+        hint = "what was imported before it stays; --skip-bad passes over such runs"
+        raise click.ClickException(visible(f"{error} ({hint})")) from None
+    except KeyboardInterrupt:
+        click.echo("Interrupted: importing again goes on from here.", err=True)
+        ctx.exit(INTERRUPTED)
+    finally:
         _report(output, done)
-        raise
-    _report(output, done)
-    if stopped is not None:
-        raise click.ClickException(
-            visible(f"{stopped} (what was imported before it stays; --skip-bad passes over such runs)")
-        )
 
 
 @contextmanager
 def _progress() -> Iterator[tuple[Callable[[Transcript, Counts], Callable[[], None]], Callable[[MalformedRun], None]]]:
     """Gives `on_file`, which starts a bar and gives what moves it, and `on_bad`, which prints above it."""
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    at_terminal = sys.stderr is not None and sys.stderr.isatty()
+    console = Console(stderr=True, force_terminal=at_terminal, markup=False, highlight=False, emoji=False)
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -80,11 +80,13 @@ def _progress() -> Iterator[tuple[Callable[[Transcript, Counts], Callable[[], No
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not at_terminal,
     )
 
+    task = bar.add_task("", total=1.0, steps=0)
+
     def on_file(transcript: Transcript, counts: Counts) -> Callable[[], None]:
-        task = bar.add_task(visible(transcript.path.name), total=1.0, steps=0)
+        bar.reset(task, description=visible(transcript.path.name), steps=0)
         return lambda: bar.update(task, completed=transcript.fraction, steps=counts.steps)
 
     def on_bad(error: MalformedRun) -> None:

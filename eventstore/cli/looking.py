@@ -18,7 +18,7 @@ from eventstore.event import DeltaSource, NodeExecuted, RecordedEvent, StateDelt
 from eventstore.opaque import Opaque
 
 from .opening import find_trace, json_option, open_for_reading, trace_argument
-from .output import Column, Output, to_json, visible
+from .output import Column, Output, count, to_json, visible
 
 SHOWN_ITEMS = 20
 EVENT_STYLES = {
@@ -62,13 +62,13 @@ def state(db: str, trace: str, at: int | None, as_json: bool) -> None:
 def _overview(key: str, value: Any) -> Iterator[tuple[str, str | Text]]:
     """A value as lines of a terminal."""
     if isinstance(value, list) and value:
-        yield key, Text(f"{len(value):,} item{'s' * (len(value) != 1)}", "dim")
+        yield key, Text(count(len(value), "item"), "dim")
         yield from _both_ends([(f"[{index}]", item) for index, item in enumerate(value)])
     elif isinstance(value, dict) and value:
-        yield key, Text(f"{len(value):,} key{'s' * (len(value) != 1)}", "dim")
+        yield key, Text(count(len(value), "key"), "dim")
         yield from _both_ends([(name, item) for name, item in value.items()])
     elif isinstance(value, Opaque):
-        items = "one value" if value.count is None else f"{value.count:,} items"
+        items = "one value" if value.count is None else count(value.count, "item")
         yield key, Text(visible(f"{items} of codec {value.codec}, {len(value.data):,} bytes"), "dim")
     else:
         yield key, to_json(value)

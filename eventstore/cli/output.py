@@ -115,6 +115,15 @@ def pretty(value: Any) -> str:
     return visible(str(value)) if value is not None else ""
 
 
+def count(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> count(1, "trace"), count(2000, "trace")
+    ('1 trace', '2,000 traces')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _ago(when: datetime) -> str:
     seconds = (datetime.now(UTC) - when).total_seconds()
     for limit, unit_seconds, unit in (
@@ -133,7 +142,8 @@ class Output:
 
     def __init__(self, as_json: bool, console: Console | None = None) -> None:
         self.as_json = as_json
-        self.terminal = not as_json and (console is not None or sys.stdout.isatty())
+        at_terminal = console is not None or (sys.stdout is not None and sys.stdout.isatty())
+        self.terminal = at_terminal and not as_json
         self.console = console or Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
 
     def line(self, text: str = "", style: str = "") -> None:
