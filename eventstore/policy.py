@@ -91,6 +91,9 @@ class AdaptiveFold(msgspec.Struct, frozen=True):
 
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """See the class."""
+        read = now.chain_bytes + now.tail_bytes
+        if now.tail_deltas < self.min_tail_deltas and read <= 2 * now.state_bytes + RESTORE_SLACK_BYTES // 2:
+            return None
         decision = self._decide(now)
         if decision is None or self.max_overhead_ratio is None:
             return decision

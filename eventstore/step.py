@@ -17,7 +17,7 @@ import msgspec
 from .codec import Row, check_key, normalise, size_bytes
 from .errors import Deserialize, EventStoreError, MissingKey, WrongExpectedVersion
 from .event import NodeExecuted
-from .fold import MISSING, advance, apply, copy_value, shape_of
+from .fold import INT_MAX, INT_MIN, MISSING, advance, apply, copy_value, shape_of
 from .opaque import Opaque
 from .record import ExecutionMetadata
 from .reduce import ReducerRegistry
@@ -72,20 +72,27 @@ class Draft:
 
     def replace(self, key: str, value: Any, source: str = "node") -> None:
         """A literal put. Raises ValueRefused."""
-        old = self._current(key)
+        overlay = self._overlay
+        old = overlay[key] if key in overlay else self._state.get(key, MISSING)
         if old is MISSING:
             check_key(key)
         if self._redact is not None:
             value = self._redact(key, value)
-        wire, live, size = normalise(key, value)
-        kind = type(live)
+        kind = type(value)
+        if kind is int and INT_MIN <= value <= INT_MAX:
+            wire, live, size = value, value, 8
+        else:
+            wire, live, size = normalise(key, value)
+            kind = type(live)
         if old is MISSING:
             self.growth_bytes += size + len(key) + 4
+        elif kind is str:
+            self.growth_bytes += size - (len(old) + 2 if type(old) is str else size_bytes(old))
         elif type(old) is not kind or (kind is not int and kind is not float):
-            self.growth_bytes += size - (0 if type(old) is tuple else size_bytes(old))
+            self.growth_bytes += size - size_bytes(old)
         if kind is Opaque:
             self.opaque = True
-        self._overlay[key] = live
+        overlay[key] = live
         self.live.append((key, "put", live))
         self.wire.append(Row("delta", key, "put", wire, source))
 
@@ -94,7 +101,8 @@ class Draft:
         if op == "put":
             self.replace(key, value, source)
             return
-        old = self._current(key)
+        overlay = self._overlay
+        old = overlay[key] if key in overlay else self._state.get(key, MISSING)
         if op == "delete":
             if old is MISSING:
                 raise MissingKey(key)
@@ -114,11 +122,11 @@ class Draft:
                 if type(live) is Opaque:
                     self.opaque = True
         if op == "append" and type(old) is list and type(live) is list:
-            self._overlay[key] = ("list", len(old) + len(live))
+            overlay[key] = ("list", len(old) + len(live))
             self.growth_bytes += size - 1
         else:
             shape = shape_of(old)
-            self._overlay[key] = advance(shape, key, op, live)
+            overlay[key] = advance(shape, key, op, live)
             self.growth_bytes += self._growth(key, op, live, size, shape)
         self.live.append((key, op, live))
         self.wire.append(Row("delta", key, op, wire, source))
@@ -144,10 +152,6 @@ class Draft:
             Row("delta", row.key, row.op, msgspec.UNSET if row.op == "delete" else live, row.source)
             for row, (_, _, live) in zip(self.wire, self.live, strict=True)
         ]
-
-    def _current(self, key: str) -> Any:
-        """The value of `key` so far, or the shape of one that is not computed before the commit."""
-        return self._overlay[key] if key in self._overlay else self._state.get(key, MISSING)
 
     def _growth(self, key: str, op: str, live: Any, size: int, shape: Any) -> int:
         if shape is MISSING:

@@ -434,7 +434,11 @@ class Trace:
             extras.append(mark_statement(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us))
         fold, state_bytes, live = None, 0, () if draft is None else draft.live
         if self._state is not None:
-            state_bytes = max(2, self._size() + (0 if draft is None else draft.growth_bytes))
+            if self._state_bytes < 0:
+                self._size()
+            state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
+            if state_bytes < 2:
+                state_bytes = 2
             reader = store._reader
             fold = store.fold_policy.decide(
                 FoldInput(
@@ -474,8 +478,14 @@ class Trace:
                 state[key] = value
             else:
                 apply(state, key, op, value)
+        control = self._control
         for key, op, value in pending.control:
-            apply(self._control, key, op, value)
+            if op == "put":
+                control[key] = value
+            elif op == "sum":
+                control[key] = control.get(key, 0) + value
+            else:
+                apply(control, key, op, value)
         if pending.state_bytes:
             self._state_bytes = pending.state_bytes
         if pending.folded is not None:
