@@ -31,6 +31,7 @@ from .errors import (
     StoreHalted,
     UnsupportedSQLite,
 )
+from .turnstile import Turnstile
 
 Durability = Literal["full", "normal"]
 
@@ -90,7 +91,7 @@ class Database:
         self.durability: Durability = durability
         self.read_only = read_only
         self.halted: str | None = None
-        self._busy_timeout_ms = busy_timeout_ms
+        self.busy_timeout_ms = busy_timeout_ms
         self._readers: deque[apsw.Connection] = deque()
         self._closed: str | None = None
         _check_sqlite(path)
@@ -106,12 +107,13 @@ class Database:
             except BaseException:
                 self.writer.close()
                 raise
+        self.turnstile = Turnstile(None if read_only else path)
         _open_databases.add(self)
 
     def _connect(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
         connection = apsw.Connection(self.path, flags=flags)
-        connection.set_busy_handler(busy_handler(self._busy_timeout_ms))
+        connection.set_busy_handler(busy_handler(self.busy_timeout_ms))
         connection.execute("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
         return connection
 
@@ -200,7 +202,7 @@ class Database:
     def translate(self, error: apsw.Error) -> EventStoreError:
         """The package's error for one of apsw; halts on I/O errors."""
         if isinstance(error, apsw.BusyError | apsw.LockedError):
-            return StoreBusy(self.path, f"locked for {self._busy_timeout_ms:.0f} ms; nothing was written")
+            return self.busy()
         if isinstance(error, apsw.FullError):
             return StorageFull(self.path, "the disk is full; nothing was written")
         if isinstance(error, apsw.NotADBError):
@@ -211,6 +213,10 @@ class Database:
         if isinstance(error, apsw.ReadOnlyError):
             return StorageError(self.path, "opened read-only")
         return StorageError(self.path, f"{type(error).__name__}: {error}")
+
+    def busy(self) -> StoreBusy:
+        """The error of a write that waited in vain."""
+        return StoreBusy(self.path, f"locked for {self.busy_timeout_ms:.0f} ms; nothing was written")
 
     def close(self) -> None:
         """Close every connection; the last one out removes the WAL, unless the store halted."""
@@ -223,12 +229,14 @@ class Database:
         while self._readers:
             self._readers.pop().close()
         self.writer.close()
+        self.turnstile.close()
 
     def abandon(self) -> None:
         """In a forked child: never touch the parent's connections, not even to close them."""
         self._closed = "opened by the process that forked this one; open it again here"
         _abandoned.append((self.writer, *self._readers))
         self._readers.clear()
+        self.turnstile.close()
 
 
 _abandoned: list[Any] = []

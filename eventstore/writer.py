@@ -12,7 +12,8 @@ import threading
 import warnings
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import apsw
@@ -103,6 +104,7 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection = database.writer
+        self._turnstile = database.turnstile
         self._mutex = allocate_lock()
         self._queue: deque[Append] = deque()
         self._wake = allocate_lock()
@@ -112,51 +114,78 @@ class Writer:
 
     def commit(self, append: Append) -> None:
         """Commit one append; returns when it is as durable as the store promises, or raises its error."""
-        database = self._database
         if self._mutex.acquire(False):
             try:
-                database.check_open()
-                if append.is_one_row and not (append.sync and self._strong(True)):
-                    self._insert_alone(append)
-                else:
-                    self._run((append,))
+                self._database.check_open()
+                done = self._turnstile.try_enter()
+                if done:
+                    try:
+                        if append.is_one_row and not (append.sync and self._strong(True)):
+                            self._insert_alone(append)
+                        else:
+                            self._run((append,))
+                    finally:
+                        self._turnstile.leave()
             finally:
                 self._mutex.release()
+            if not done:
+                self._wait_in_queue(append)
         else:
-            gate = append.gate = allocate_lock()
-            gate.acquire()
-            self._queue.append(append)
-            self._rouse()
-            gate.acquire()
+            self._wait_in_queue(append)
         if append.error is not None:
             raise append.error
 
     def commit_batch(self, appends: Sequence[Append]) -> None:
         """Commit several independent appends with one sync; each one's `error` says how it went."""
-        with self._mutex:
-            self._database.check_open()
+        with self._turn():
             self._run(appends)
 
     def write(self, work: Callable[[apsw.Connection], T], *, sync: bool = False) -> T:
         """Run `work` in a commit of its own (checkpoint rows, bases, retention) and give its result."""
-        with self._mutex:
-            self._database.check_open()
-            with self._database.errors(), _Transaction(self._connection, self._strong(sync)):
-                return work(self._connection)
+        with self._turn(), self._database.errors(), _Transaction(self._connection, self._strong(sync)):
+            return work(self._connection)
 
     def quiet(self, work: Callable[[], T]) -> T:
         """Run `work` while no commit is under way, outside a transaction."""
-        with self._mutex:
+        with self._turn(), self._database.errors():
+            return work()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        timeout_ms = self._database.busy_timeout_ms
+        if not self._mutex.acquire(timeout=timeout_ms / 1000):
+            raise self._database.busy()
+        try:
             self._database.check_open()
-            with self._database.errors():
-                return work()
+            if not self._turnstile.enter_within(timeout_ms):
+                raise self._database.busy()
+            try:
+                yield
+            finally:
+                self._turnstile.leave()
+        finally:
+            self._mutex.release()
+
+    def _wait_in_queue(self, append: Append) -> None:
+        gate = append.gate = allocate_lock()
+        gate.acquire()
+        self._queue.append(append)
+        self._rouse()
+        if gate.acquire(timeout=self._database.busy_timeout_ms / 1000):
+            return
+        try:
+            self._queue.remove(append)
+        except ValueError:  # it is being committed
+            gate.acquire()
+        else:
+            append.error = self._database.busy()
 
     def close(self) -> None:
         """Let what is queued commit, and end the writer thread."""
         self._closing = True
         if self._thread is not None:
             self._rouse()
-            self._thread.join()
+            self._thread.join(self._database.busy_timeout_ms / 1000)
             self._thread = None
 
     def _rouse(self) -> None:
@@ -177,9 +206,13 @@ class Writer:
                     return
                 self._wake.acquire()
             with self._mutex:
-                batch = self._drain()
-                if batch:
-                    self._guarded_run(batch)
+                self._turnstile.enter()
+                try:
+                    batch = self._drain()
+                    if batch:
+                        self._guarded_run(batch)
+                finally:
+                    self._turnstile.leave()
             for append in batch:
                 assert append.gate is not None
                 append.gate.release()

@@ -21,6 +21,7 @@ from .opening import find_trace, json_option, open_for_reading, trace_argument
 from .output import Column, Output, count, to_json, visible
 
 SHOWN_ITEMS = 20
+SHOWN_EVENTS = 1000
 EVENT_STYLES = {
     "node_executed": "green",
     "node_failed": "bold red",
@@ -89,7 +90,7 @@ def _both_ends(items: list[tuple[str, Any]]) -> Iterator[tuple[str, str | Text]]
 @trace_argument
 @click.option("--after", metavar="SEQ", type=click.IntRange(0), help="Only events after that seq.")
 @click.option("--upto", metavar="SEQ", type=click.IntRange(1), help="Only events up to that seq.")
-@click.option("--limit", type=click.IntRange(1), help="At most that many events.")
+@click.option("--limit", type=click.IntRange(1), help=f"At most that many events (on a terminal: {SHOWN_EVENTS}).")
 @json_option
 @click.pass_obj
 def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | None, as_json: bool) -> None:
@@ -97,6 +98,8 @@ def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | N
     output = Output(as_json)
     with open_for_reading(db) as store:
         opened = store.open_trace(find_trace(store, trace))
+        if limit is None and output.terminal:
+            limit = SHOWN_EVENTS
         events = islice(opened.events(after, upto), limit)
         if as_json:
             return output.array(events)
@@ -108,7 +111,17 @@ def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | N
             Column("key or node", 16, style="bold"),
             Column("detail", cut=True),
         )
-        output.rows(columns, map(_row, events))
+        last = 0
+
+        def rows() -> Iterator[list[Any]]:
+            nonlocal last
+            for recorded in events:
+                last = recorded.seq
+                yield _row(recorded)
+
+        output.rows(columns, rows())
+    if 0 < last < min(opened.version, upto or opened.version):
+        output.hint(f"More: eventstore log {opened.id} --after {last}")
     return None
 
 

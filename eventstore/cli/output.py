@@ -140,11 +140,10 @@ def _ago(when: datetime) -> str:
 class Output:
     """Where a command prints. `as_json` wins; otherwise it asks stdout whether it is a terminal."""
 
-    def __init__(self, as_json: bool, console: Console | None = None) -> None:
+    def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        at_terminal = console is not None or (sys.stdout is not None and sys.stdout.isatty())
-        self.terminal = at_terminal and not as_json
-        self.console = console or Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
+        self.terminal = not as_json and sys.stdout is not None and sys.stdout.isatty()
+        self.console = Console(markup=False, highlight=False, emoji=False)
 
     def line(self, text: str = "", style: str = "") -> None:
         """A line of the program's own (or made visible before)."""
@@ -193,7 +192,8 @@ def _pages(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], header: bool, width: int) -> Table:
-    cells = [[cell if isinstance(cell, Text) else Text(pretty(cell)) for cell in row] for row in rows]
+    # A value can be megabytes long; what is far beyond the edge is not measured.
+    cells = [[cell if isinstance(cell, Text) else Text(pretty(cell)[: 4 * width]) for cell in row] for row in rows]
     widths = _widths(columns, [[cell.plain for cell in row] for row in cells])
     fixed = sum(taken for column, taken in zip(columns, widths, strict=True) if not column.cut)
     left = width - GAP * len(columns) - fixed

@@ -1,0 +1,63 @@
+"""Taking turns between processes: an advisory lock on a side file, `PATH-lock`, around every commit.
+
+SQLite's write lock keeps commits correct but is no queue: who polls more often wins, and a process can
+starve for seconds. The kernel queues those who wait for `flock`. The lock is only about order: a writer
+that does not take it is still kept out by SQLite. The side file is empty and stays.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+try:
+    import fcntl
+except ImportError:  # no flock on this platform: SQLite's busy handler alone keeps order
+    fcntl = None  # type: ignore[assignment]
+
+
+class Turnstile:
+    """One process's place at the side file. Not reentrant; held by one thread at a time."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, path: str | None) -> None:
+        """`path` None (a read-only store): there is nothing to wait for."""
+        self._fd = -1
+        if fcntl is not None and path is not None:
+            self._fd = os.open(f"{path}-lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def try_enter(self) -> bool:
+        """Enter if nobody is inside."""
+        if self._fd < 0:
+            return True
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def enter(self) -> None:
+        """Queue until it is this process's turn."""
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def enter_within(self, timeout_ms: float) -> bool:
+        """Enter, or give up after `timeout_ms`; polls, so it may be passed over."""
+        deadline = time.monotonic() + timeout_ms / 1000
+        while not self.try_enter():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+        return True
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the place up."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
