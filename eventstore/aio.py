@@ -20,16 +20,17 @@ from uuid import UUID
 from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .database import Durability
-from .errors import EventStoreError
+from .errors import EventStoreError, WrongExpectedVersion
 from .event import Decision, Event, RecordedEvent
 from .fold import MISSING
 from .pending import ANY, AnyVersion, Appended, Pending
 from .policy import FoldPolicy
 from .reader import PAGE_ROWS
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
+from .redaction import Redactor
 from .retention import RETRY_WINDOW_S, Removed
 from .statistics import StoreStats
-from .step import Redactor, Step
+from .step import Step
 from .store import Reducers, Store, TraceInfo
 from .trace import Trace
 from .verify import VerifyReport
@@ -65,7 +66,7 @@ class _Workers:
         try:
             while self._queue:
                 batch, self._queue = self._queue, []
-                appends = [pending for _, pending, _ in batch]
+                appends = [pending for _, pending, _ in batch if pending.duplicate is None]
                 failure: Exception | None = None
                 try:
                     await loop.run_in_executor(self._committer, self._writer.commit_batch, appends)
@@ -114,7 +115,15 @@ class AsyncStep:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._trace._workers.commit(self._trace._trace, self._step._finish(error))
+        trace = self._trace._trace
+        while True:
+            try:
+                await self._trace._workers.commit(trace, self._step._finish(error))
+                return
+            except WrongExpectedVersion:
+                if error is None:
+                    raise
+                await self._trace._workers.call(trace.refresh)  # as in Step.__exit__
 
 
 class AsyncTrace:
@@ -191,7 +200,7 @@ class AsyncTrace:
         *,
         expected_version: int | AnyVersion | None = None,
         unless_changed_since: int | None = None,
-        append_id: str | None = None,
+        append_id: str | int | None = None,
     ) -> Appended:
         """See `Trace.append`."""
         return await self._workers.call(
@@ -355,7 +364,7 @@ class AsyncStore:
         *,
         expected_version: int | AnyVersion = ANY,
         unless_changed_since: int | None = None,
-        append_id: str | None = None,
+        append_id: str | int | None = None,
     ) -> Appended:
         """See `Store.append`."""
         return await self._workers.call(

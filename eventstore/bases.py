@@ -9,25 +9,26 @@ taken: the log alone is the truth. A root is a base that is part of the truth.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import apsw
 
-from .codec import decode_rows, json_encode
+from .codec import as_column, decode_rows, json_encode
 from .errors import BaseCorrupted, LogCorrupted, StateError, Trimmed
 from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
-from .log import Segment, root_seq, rows
+from .log import Segment, TraceRow, root_seq, rows
 from .opaque import Opaque
 from .policy import RESTORE_SLACK_BYTES, FoldDecision
 
 NEAREST = (
-    "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, body FROM base"
+    "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, CAST(body AS BLOB) FROM base"
     " WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 )
-BY_ID = "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, body FROM base WHERE id = ?"
-ROOT = "SELECT seq, checksum, body FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+BY_ID = "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, CAST(body AS BLOB) FROM base WHERE id = ?"
+ROOT = "SELECT seq, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 INSERT = (
     "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, at_us, checksum, reason, body)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -45,7 +46,7 @@ class Base(NamedTuple):
     chain_bytes: int
     state_bytes: int
     checksum: int
-    body: str | bytes
+    body: bytes
 
     def is_sound(self) -> bool:
         """Whether the row is what was written."""
@@ -74,10 +75,9 @@ class Restored(NamedTuple):
     bad: tuple[int, ...] = ()
 
 
-def checksum(trace: int, seq: int, parent: int | None, chain_bytes: int, state_bytes: int, body: str | bytes) -> int:
+def checksum(trace: int, seq: int, parent: int | None, chain_bytes: int, state_bytes: int, body: bytes) -> int:
     """crc32 over a base's place and body."""
-    raw = body.encode() if isinstance(body, str) else body
-    return crc32(raw, crc32(_place(trace, seq, parent or 0, chain_bytes, state_bytes)))
+    return crc32(body, crc32(_place(trace, seq, -1 if parent is None else parent, chain_bytes, state_bytes)))
 
 
 def restore(
@@ -106,7 +106,7 @@ def restore(
         control, state, base_seq, chain_bytes = _root(connection, segments, seq, path, trace_id)
     tail_bytes = tail_rows = tail_events = 0
     folded_control = control if with_control else None
-    for first_seq, n, body_bytes, body in rows(connection, segments, base_seq):
+    for first_seq, n, body in rows(connection, segments, base_seq):
         try:
             limit = seq - first_seq + 1 if first_seq + n - 1 > seq else None
             fold_rows(folded_control, state, decode_rows(body), limit)
@@ -114,7 +114,7 @@ def restore(
             raise LogCorrupted(path, trace_id, first_seq, str(error)) from error
         tail_rows += 1
         tail_events += n
-        tail_bytes += body_bytes
+        tail_bytes += len(body)
     return Restored(
         state,
         control,
@@ -235,9 +235,9 @@ def fold(
     if kind == "link":
         after = 0 if parent is None else parent.seq
         link, tail_bytes = Link(), 0
-        for _, _, row_bytes, text in rows(connection, segments, after):
-            link.add_rows(decode_rows(text))
-            tail_bytes += row_bytes
+        for _, _, row_body in rows(connection, segments, after):
+            link.add_rows(decode_rows(row_body))
+            tail_bytes += len(row_body)
         body = link.encode(tail_bytes)
         chain_bytes = len(body) + (0 if parent is None else parent.chain_bytes)
         parent_id = ROOT_PARENT if parent is None else parent.id
@@ -252,7 +252,8 @@ def fold(
         body = encode_whole(restored.control, restored.state, state_bytes)
         parent_id, chain_bytes = None, len(body)
     crc = checksum(trace, seq, parent_id, chain_bytes, state_bytes, body)
-    connection.execute(INSERT, (trace, seq, parent_id, chain_bytes, state_bytes, at_us, crc, reason, body))
+    row = (trace, seq, parent_id, chain_bytes, state_bytes, at_us, crc, reason, as_column(body))
+    connection.execute(INSERT, row)
     return Folded(connection.last_insert_rowid(), seq, chain_bytes, state_bytes, len(body))
 
 
@@ -260,8 +261,17 @@ def _has_opaque(state: State) -> bool:
     return any(isinstance(value, Opaque) for value in state.values())
 
 
-def discard(connection: apsw.Connection, bad: tuple[int, ...]) -> None:
-    """Delete bases and all that stand on them."""
+def drop(connection: apsw.Connection, trace: TraceRow | None) -> int:
+    """Delete every base, or those of one trace and of the forks that stand on them; how many went."""
+    if trace is None:
+        connection.execute("DELETE FROM base")
+        return int(connection.changes())
+    ids = connection.execute("SELECT id FROM base WHERE trace = ?", (trace.id,)).fetchall()
+    return discard(connection, [row[0] for row in ids])
+
+
+def discard(connection: apsw.Connection, bad: Sequence[Any]) -> int:
+    """Delete bases, by row id, and all that stand on them; how many went."""
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS gone (id INTEGER PRIMARY KEY)")
     connection.execute("DELETE FROM temp.gone")
     connection.executemany("INSERT OR IGNORE INTO temp.gone VALUES (?)", [(base_id,) for base_id in bad])
@@ -273,3 +283,4 @@ def discard(connection: apsw.Connection, bad: tuple[int, ...]) -> None:
         if not connection.changes():
             break
     connection.execute("DELETE FROM base WHERE id IN (SELECT id FROM temp.gone)")
+    return int(connection.changes())

@@ -31,7 +31,7 @@ _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 json_encode = _json.encode
 msgpack_encode = _msgpack.encode
-_json_decode: Callable[[str | bytes], Any] = msgspec.json.Decoder().decode
+_json_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 _msgpack_decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
 
 
@@ -53,7 +53,7 @@ class Envelope(msgspec.Struct, gc=False):
     data: Any
 
 
-_rows_from_json: Callable[[str | bytes], list[Row]] = msgspec.json.Decoder(list[Row]).decode
+_rows_from_json: Callable[[bytes], list[Row]] = msgspec.json.Decoder(list[Row]).decode
 _rows_from_msgpack: Callable[[Any], list[Row]] = msgspec.msgpack.Decoder(list[Row], ext_hook=ext_hook).decode
 
 
@@ -99,6 +99,10 @@ def normalise(key: str, value: Any) -> tuple[Any, Any, int]:
             raise ValueRefused(key, f"{value} is not a JSON value")
         return value, value, 16
     if kind is Opaque:
+        try:
+            value.check()
+        except ValueError as error:
+            raise ValueRefused(key, str(error)) from None
         return value, value, len(value.data)
     try:
         raw = json_encode(value)
@@ -201,8 +205,25 @@ def envelope(event: ControlEvent) -> Envelope:
     >>> envelope(Note("seen", (1, 2))).data
     {'name': 'seen', 'data': [1, 2]}
     """
-    kind = KIND_OF[type(event)]
-    return Envelope(kind, normalise(kind, event)[1])
+    kind = KIND_OF.get(type(event))
+    if kind is None:
+        raise ValueRefused(type(event).__name__, "not an event")
+    data = normalise(kind, event)[1]
+    try:
+        msgspec.convert(data, KINDS[kind])
+    except msgspec.ValidationError as error:
+        raise ValueRefused(kind, str(error)) from None
+    if kind == "node_executed":
+        check_cost(data.get("duration_ms", 0), data.get("token_cost", 0))
+    return Envelope(kind, data)
+
+
+def check_cost(duration_ms: Any, token_cost: Any) -> None:
+    """Raise ValueRefused unless both are finite numbers of 0 or more, and integers fit 64 bits."""
+    for name, value in (("duration_ms", duration_ms), ("token_cost", token_cost)):
+        fits = type(value) in (int, float) and 0 <= value <= (INT_MAX if type(value) is int else math.inf)
+        if not fits or not math.isfinite(value):
+            raise ValueRefused(name, f"{value!r} is not a finite, non-negative number")
 
 
 def encode_body(events: list[Any], opaque: bool) -> bytes:
@@ -216,10 +237,10 @@ def encode_body(events: list[Any], opaque: bool) -> bytes:
     return body
 
 
-def decode_rows(body: str | bytes) -> list[Row]:
-    """A body's events. Raises ValueError on anything that is no body."""
+def decode_rows(body: bytes) -> list[Row]:
+    """A body's events: JSON, or msgpack, whose arrays begin at 0x80. Raises ValueError on anything else."""
     try:
-        return _rows_from_json(body) if type(body) is str else _rows_from_msgpack(body)
+        return _rows_from_json(body) if body[:1] < b"\x80" else _rows_from_msgpack(body)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"not an event body: {error}") from None
 
@@ -238,7 +259,7 @@ def _value(value: Any) -> dict[str, Any]:
     return {} if value is UNSET else {"value": value}
 
 
-def encode_derived(value: Any, json_bytes: int) -> str | bytes:
+def encode_derived(value: Any, json_bytes: int) -> bytes:
     """A base's body: msgpack, or JSON where that is smaller (many short floats)."""
     packed = msgpack_encode(value)
     if len(packed) > json_bytes:
@@ -247,14 +268,14 @@ def encode_derived(value: Any, json_bytes: int) -> str | bytes:
         except TypeError:
             return packed
         if len(text) < len(packed):
-            return text.decode()
+            return text
     return packed
 
 
-def decode_derived(body: str | bytes) -> Any:
+def decode_derived(body: bytes) -> Any:
     """The inverse of `encode_derived`. Raises ValueError."""
     try:
-        return _json_decode(body) if type(body) is str else _msgpack_decode(body)
+        return _json_decode(body) if body[:1] < b"\x80" else _msgpack_decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"not a base: {error}") from None
 
@@ -273,3 +294,8 @@ def size_bytes(value: Any) -> int:
     if kind is Opaque:
         return len(value.data)
     return 0 if kind is tuple else len(json_encode(value))  # a tuple is a shape whose size is counted already
+
+
+def as_column(body: bytes) -> str | bytes:
+    """A body as its column holds it: JSON as TEXT, msgpack as BLOB."""
+    return body.decode() if body[:1] < b"\x80" else body

@@ -88,6 +88,7 @@ class Database:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path = path
+        self._file = os.path.abspath(path)  # noqa: PTH100 - the path keeps its meaning when the process moves
         self.durability: Durability = durability
         self.read_only = read_only
         self.halted: str | None = None
@@ -107,12 +108,12 @@ class Database:
             except BaseException:
                 self.writer.close()
                 raise
-        self.turnstile = Turnstile(None if read_only else path)
+        self.turnstile = Turnstile(None if read_only else self._file)
         _open_databases.add(self)
 
     def _connect(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
-        connection = apsw.Connection(self.path, flags=flags)
+        connection = apsw.Connection(self._file, flags=flags)
         connection.set_busy_handler(busy_handler(self.busy_timeout_ms))
         connection.execute("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
         return connection
@@ -120,10 +121,12 @@ class Database:
     def _prepare(self, existed: bool) -> None:
         connection = self.writer
         scripts = schema_scripts()
-        found = connection.pragma("user_version")
-        if connection.pragma("application_id") != APPLICATION_ID:
-            tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-            if tables or found:
+        connection.execute("BEGIN")  # one instant: another process may be creating the file
+        found, application = connection.pragma("user_version"), connection.pragma("application_id")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+        connection.execute("ROLLBACK")
+        if application != APPLICATION_ID:
+            if tables or found or application:
                 raise NotAnEventStore(self.path, "an SQLite file of another application")
             if self.read_only:
                 raise NotAnEventStore(self.path, "an empty file")

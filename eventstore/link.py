@@ -129,13 +129,13 @@ class Link:
             self.control.apply(control)
         self.state.apply(state)
 
-    def encode(self, json_bytes: int) -> str | bytes:
+    def encode(self, json_bytes: int) -> bytes:
         """The link's body; `json_bytes`, the size of the log it covers."""
         nets = (self.control, self.state)
         return encode_derived([[list(net.deleted), net.entries] for net in nets], json_bytes)
 
 
-def decode_link(body: str | bytes) -> Link:
+def decode_link(body: bytes) -> Link:
     """The inverse of `Link.encode`. Raises ValueError."""
     try:
         (control_deleted, control), (deleted, entries) = decode_derived(body)
@@ -144,12 +144,12 @@ def decode_link(body: str | bytes) -> Link:
         raise ValueError(f"not a link: {error}") from None
 
 
-def encode_whole(control: State, state: State, json_bytes: int) -> str | bytes:
+def encode_whole(control: State, state: State, json_bytes: int) -> bytes:
     """A whole state's body; `json_bytes`, about the state's JSON size."""
     return encode_derived([control, state], json_bytes)
 
 
-def decode_whole(body: str | bytes) -> tuple[State, State]:
+def decode_whole(body: bytes) -> tuple[State, State]:
     """`(control, state)` of a whole state. Raises ValueError."""
     try:
         control, state = decode_derived(body)

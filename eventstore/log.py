@@ -17,19 +17,19 @@ from .errors import NotAStepBoundary, SeqOutOfRange, TraceErased, TraceNotFound,
 LAST_ROW = "SELECT first_seq + n - 1, digest, at_us FROM log WHERE trace = ? ORDER BY first_seq DESC LIMIT 1"
 LAST_ROOT = "SELECT seq, digest, at_us FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1"
 ROWS = (
-    "SELECT first_seq, n, octet_length(body), body FROM log"
+    "SELECT first_seq, n, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq"
 )
 FULL_ROWS = (
-    "SELECT first_seq, n, append_id, at_us, digest, body FROM log"
+    "SELECT first_seq, n, append_id, at_us, digest, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq LIMIT ?"
 )
 ROW_AT = (
-    "SELECT first_seq, n, append_id, at_us, digest, body FROM log"
+    "SELECT first_seq, n, append_id, at_us, digest, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1"
 )
 ROW_BY_APPEND_ID = (
-    "SELECT first_seq, n, append_id, at_us, digest, body FROM log"
+    "SELECT first_seq, n, append_id, at_us, digest, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND append_id = ? AND typeof(append_id) = 'text'"
 )
 TRACE_BY_ID = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE trace_id = ?"
@@ -64,7 +64,7 @@ class LogRow(NamedTuple):
     append_id: str | int | None
     at_us: int
     digest: bytes
-    body: str | bytes
+    body: bytes
 
     @property
     def last_seq(self) -> int:
@@ -140,10 +140,8 @@ def lineage(connection: apsw.Connection, trace: TraceRow, upto: int) -> list[Seg
         trace = trace_by_row(connection, trace.parent)
 
 
-def rows(
-    connection: apsw.Connection, segments: list[Segment], after: int
-) -> Iterator[tuple[int, int, int, str | bytes]]:
-    """`(first_seq, n, body size in bytes, body)` of every row after the boundary `after`, in order."""
+def rows(connection: apsw.Connection, segments: list[Segment], after: int) -> Iterator[tuple[int, int, bytes]]:
+    """`(first_seq, n, body)` of every row after the boundary `after`, in order."""
     for segment in segments:
         if segment.upto > after:
             yield from connection.execute(ROWS, (segment.trace, max(segment.after, after), segment.upto))

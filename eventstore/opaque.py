@@ -15,17 +15,43 @@ OPAQUE_EXT = 1
 _items_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
-class Opaque(msgspec.Struct, frozen=True):
-    """Bytes of an adapter. `count` is None for a single value, else the items in `data`.
+class Opaque:
+    """Bytes of an adapter. `count` is None for a single value, else the number of items in `data`.
 
     >>> one = msgspec.msgpack.encode({"role": "user"})
     >>> Opaque("msgpack", one, 1).append(Opaque("msgpack", one, 1)).count
     2
     """
 
-    codec: str
-    data: bytes
-    count: int | None = None
+    __slots__ = ("codec", "count", "data")
+
+    def __init__(self, codec: str, data: bytes, count: int | None = None) -> None:
+        self.codec = codec
+        self.data = data
+        self.count = count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Opaque) and (self.codec, self.data, self.count) == (
+            other.codec,
+            other.data,
+            other.count,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.codec, self.data, self.count))
+
+    def __repr__(self) -> str:
+        return f"Opaque({self.codec!r}, {len(self.data)} bytes, count={self.count})"
+
+    def check(self) -> None:
+        """Raise ValueError unless the fields have their types and `data` holds `count` items."""
+        if type(self.codec) is not str or type(self.data) is not bytes:
+            raise ValueError("codec is a string, data are bytes")
+        if self.count is None:
+            return
+        if type(self.count) is not int or not 0 <= self.count < 2**32:
+            raise ValueError(f"count is a whole number, not {self.count!r}")
+        self.items()
 
     def append(self, other: Opaque) -> Opaque:
         """This list followed by `other`'s items. Raises ValueError unless both are lists of one codec."""

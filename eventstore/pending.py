@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from .checkpoint import CheckpointTrigger
-from .codec import Envelope, decode_rows, json_encode
+from .codec import Envelope, Row, decode_rows, json_encode, msgpack_encode
 from .control import ControlDelta, control_deltas, executed_deltas
 from .event import NodeExecuted
 from .step import LiveDelta
@@ -87,5 +87,18 @@ def mark_statement(seq: int, node: str | None, graph_hash: str, trigger: Checkpo
     return PUT_CHECKPOINT, (str(uuid4()), TRACE_ROW, seq, node, graph_hash, triggers, metadata, at_us)
 
 
-def deltas_of(body: str | bytes) -> list[Any]:
-    return [(row.key, row.op, row.value, row.source) for row in decode_rows(body) if row.kind == "delta"]
+def same_events(one: bytes, other: bytes) -> bool:
+    """Whether two bodies hold the same events; what an execution cost is measured and may differ."""
+    return [*map(_essence, decode_rows(one))] == [*map(_essence, decode_rows(other))]
+
+
+def _essence(row: Row) -> tuple[Any, ...]:
+    data = row.data
+    if row.kind == "node_executed":
+        data = {key: data.get(key) for key in ("node", "success", "error", "next")}
+    return row.kind, row.key, row.op, _bytes_of(row.value), row.source, _bytes_of(data)
+
+
+def _bytes_of(value: Any) -> bytes:
+    """For a comparison that tells 1, 1.0 and true apart."""
+    return b"" if value is msgspec.UNSET else msgpack_encode(value)

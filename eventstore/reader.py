@@ -1,13 +1,15 @@
 """The read path: states and rows, each read of one instant and never waiting for a writer.
 
 What a restore cost, and how many tail bytes it folded, is remembered for the fold policy: a tail that
-is read again and again is worth a base. A damaged base that a read stumbled on is replaced.
+is read again and again is worth a base. A damaged base that a read stumbled on is replaced
+at the place that was read.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import apsw
 
@@ -59,6 +61,25 @@ class Reader:
             self._replace(row, restored)
         return row, head, restored
 
+    def find_append(
+        self, row: TraceRow, append_id: str | int | None, expected_version: int | None = None
+    ) -> LogRow | None:
+        """The row that an append of this id left; None without one.
+
+        The engine's own ids (int) have no index: they are looked for at `expected_version + 1` alone.
+        """
+        if append_id is None:
+            return None
+        with self._database.reader() as connection:
+            found: Any = None
+            if isinstance(append_id, str):
+                found = connection.execute(log.ROW_BY_APPEND_ID, (row.id, append_id)).fetchone()
+            elif expected_version is not None:
+                found = connection.execute(log.ROW_AT, (row.id, expected_version + 1)).fetchone()
+        if found is None or found[2] != append_id:
+            return None
+        return LogRow._make(found)
+
     def news(self, row: TraceRow, after: int) -> list[LogRow]:
         """Every row after the boundary `after`."""
         return [found for page in self.pages(row, after, 2**62) for found in page]
@@ -105,7 +126,9 @@ class Reader:
 
         def work(connection: apsw.Connection) -> None:
             bases.discard(connection, restored.bad)
-            version = log.head(connection, row).version
-            self.fold_at(connection, row, version, state_size_bytes(restored.state), decision)
+            segments = log.lineage(connection, row, restored.version)
+            seq = log.boundary_before(connection, segments, restored.version)
+            if seq > row.fork_seq:
+                self.fold_at(connection, row, seq, state_size_bytes(restored.state), decision)
 
         self._writer.write(work)

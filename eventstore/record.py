@@ -5,10 +5,10 @@ All are plain data and go to JSON and back (`to_json`, `from_json`).
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import Any
 
+from .codec import check_cost
 from .errors import ValueRefused
 from .event import Decision, JsonRecord, StateDelta
 
@@ -27,10 +27,11 @@ class ExecutionMetadata(JsonRecord, frozen=True):
     has_side_effects: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("duration_ms", "token_cost"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise ValueRefused(name, f"{value!r} is not a finite, non-negative number")
+        check_cost(
+            0 if self.duration_ms is None else self.duration_ms, 0 if self.token_cost is None else self.token_cost
+        )
+        if self.has_side_effects is not None and type(self.has_side_effects) is not bool:
+            raise ValueRefused("has_side_effects", f"{self.has_side_effects!r} is neither true nor false")
 
     @classmethod
     def lightweight(cls) -> ExecutionMetadata:

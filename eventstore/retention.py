@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from . import bases, log
+from .codec import as_column
 from .errors import RetentionBlocked
 from .event import JsonRecord, utc
 from .link import encode_whole
@@ -65,8 +66,8 @@ def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Rem
         restored = bases.restore(connection, store.path, segments, before, trace_id, bases=False)
         body = encode_whole(restored.control, restored.state, state_size_bytes(restored.state))
         crc = bases.checksum(trace.id, before, None, 0, 0, body)
-        connection.execute(INSERT_ROOT, (trace.id, before, head.at_us, head.digest, crc, body))
-        _delete_bases(connection, trace)
+        connection.execute(INSERT_ROOT, (trace.id, before, head.at_us, head.digest, crc, as_column(body)))
+        bases.drop(connection, trace)
         connection.execute("DELETE FROM root WHERE trace = ? AND seq < ?", (trace.id, before))
         connection.execute("DELETE FROM barrier WHERE trace = ? AND decided_seq <= ?", (trace.id, before))
         connection.execute("DELETE FROM log WHERE trace = ? AND first_seq <= ?", (trace.id, before))
@@ -91,7 +92,7 @@ def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Re
             head = log.head(connection, row)
             stone = (row.trace_id, row.id, head.version, head.digest, by, time.time_ns() // 1000)
             connection.execute(INSERT_TOMBSTONE, stone)
-            _delete_bases(connection, row)
+            bases.drop(connection, row)
             for table in ("checkpoint", "barrier", "root", "log"):
                 connection.execute(f"DELETE FROM {table} WHERE trace = ?", (row.id,))
             rows = int(connection.changes())
@@ -130,12 +131,6 @@ def _trim_blockers(
 def _refuse(trace_id: str, blockers: list[str]) -> None:
     if blockers:
         raise RetentionBlocked(trace_id, blockers)
-
-
-def _delete_bases(connection: apsw.Connection, trace: TraceRow) -> None:
-    """The trace's bases, and those of its forks that stand on them."""
-    ids: list[int] = [row[0] for row in connection.execute("SELECT id FROM base WHERE trace = ?", (trace.id,))]
-    bases.discard(connection, tuple(ids))
 
 
 def _remove(store: Store, trace_id: str, work: Callable[[apsw.Connection], int], *, rewrite: bool) -> Removed:

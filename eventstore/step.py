@@ -8,7 +8,7 @@ acknowledged; until then `step.get` shows the step's own writes over it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,14 +20,15 @@ from .event import NodeExecuted
 from .fold import INT_MAX, INT_MIN, MISSING, advance, apply, copy_value, shape_of
 from .opaque import Opaque
 from .record import ExecutionMetadata
+from .redaction import Redactor
 from .reduce import ReducerRegistry
 
 if TYPE_CHECKING:
+    from .log import LogRow
     from .pending import Pending
     from .trace import Trace
 
 T = TypeVar("T")
-Redactor = Callable[[str, Any], Any]
 _UNMEASURED = ExecutionMetadata()
 
 
@@ -173,7 +174,8 @@ class Step:
     An exception leaves no delta behind; it is recorded as a failed `ExecutionEntry` and goes on.
     """
 
-    __slots__ = ("_cost", "_draft", "_duration_ms", "_effects", "_expected", "_started_ns", "_trace", "append_id",
+    __slots__ = ("_cost", "_draft", "_duration_ms", "_effects", "_expected",
+        "_landed", "_started_ns", "_trace", "append_id",
                  "metadata", "next", "node")  # fmt: skip
 
     def __init__(
@@ -193,12 +195,13 @@ class Step:
         self.next = next
         self.append_id = append_id
         self._draft: Draft | None = None
+        self._landed: LogRow | None = None
         self._duration_ms: float | None = None
         self._cost: float = 0  # the very default of the event, which its body leaves out
         self._effects = False
 
     def __enter__(self) -> Step:
-        self._expected, self._draft = self._trace._begin()
+        self._expected, self._draft, self._landed = self._trace._begin(self.append_id)
         self._started_ns = time.perf_counter_ns()
         return self
 
@@ -218,9 +221,11 @@ class Step:
         """Close the step; gives the append that records it."""
         if error is not None:
             self._draft = None
-            return self._trace._prepare_step(self._executed(error), None, self._trace.version, self.append_id)
+            return self._trace._prepare_step(self._executed(error), None, self._trace.version, None)
         draft, self._draft = self._open(), None
-        return self._trace._prepare_step(self._executed(None), draft, self._expected, self.append_id)
+        pending = self._trace._prepare_step(self._executed(None), draft, self._expected, self.append_id)
+        pending.duplicate = self._landed
+        return pending
 
     def put(self, key: str, value: Any) -> None:
         """Set `key` through its reducer. Raises ValueRefused, ReducerConflict, DeltaApply."""
@@ -270,7 +275,7 @@ class Step:
     ) -> None:
         """Add to what this execution cost. Raises EventStoreError for a field that was given up front."""
         given = self.metadata
-        ExecutionMetadata(duration_ms, token_cost)  # refuses what is not finite
+        ExecutionMetadata((self._duration_ms or 0) + duration_ms, self._cost + token_cost, has_side_effects)  # checks
         for name, value, final in (
             ("token_cost", token_cost, given.token_cost),
             ("duration_ms", duration_ms, given.duration_ms),

@@ -16,12 +16,13 @@ from os import PathLike
 from typing import Any, TypeVar
 from uuid import UUID
 
+import apsw
 import msgspec
 
-from . import chain, history, log, retention, statistics, verify
+from . import bases, chain, history, log, retention, statistics, verify
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
-from .codec import encode_body, envelope, normalise_state
+from .codec import as_column, check_key, encode_body, envelope, normalise_state
 from .database import Database, Durability
 from .errors import LogCorrupted, MissingKey, ValueRefused
 from .event import Event, RecordedEvent, TraceForked, TraceStarted, utc
@@ -31,10 +32,11 @@ from .opaque import Opaque
 from .pending import ANY, AnyVersion, Appended
 from .policy import AdaptiveFold, FoldPolicy
 from .reader import Reader
+from .redaction import Redactor
 from .reduce import CustomReducer, Reducer, ReducerRegistry
 from .retention import Removed
 from .statistics import StoreStats
-from .step import Redactor, converted
+from .step import converted
 from .trace import Trace
 from .verify import VerifyReport
 from .writer import Append, Writer
@@ -75,6 +77,16 @@ def uuid7() -> str:
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 7 << 76
     return str(UUID(int=value & ~(3 << 62) | 2 << 62))
+
+
+def _checked_id(trace_id: str | None) -> str:
+    """A given trace id, or a new one. Raises ValueRefused."""
+    if trace_id is None:
+        return uuid7()
+    if type(trace_id) is not str or not 0 < len(trace_id) <= 200 or "\0" in trace_id:
+        raise ValueRefused("id", "a trace id is a string of 1 to 200 characters")
+    check_key(trace_id)
+    return trace_id
 
 
 class Store:
@@ -142,9 +154,7 @@ class Store:
         node to enter first. Raises TraceExists, ValueRefused, TypeError for no reducer, storage errors.
         """
         registry = ReducerRegistry(reducers)
-        trace_id = uuid7() if id is None else id
-        if type(trace_id) is not str or not 0 < len(trace_id) <= 200 or "\0" in trace_id:
-            raise ValueRefused("id", "a trace id is a string of 1 to 200 characters")
+        trace_id = _checked_id(id)
         initial = normalise_state(state or {})
         if self.redact is not None:
             initial = normalise_state({key: self.redact(key, value) for key, value in initial.items()})
@@ -155,7 +165,7 @@ class Store:
         at_us = time.time_ns() // 1000
         own_id = self._random.getrandbits(63)
         digest = chain.extend(chain.genesis(trace_id), 1, 1, at_us, own_id, body)
-        log_row = (0, 1, 1, own_id, at_us, digest, body if opaque else body.decode())
+        log_row = (0, 1, 1, own_id, at_us, digest, as_column(body))
         append = Append(trace_id, log_row, new_trace=(trace_id, name, None, 0, at_us))
         self._writer.commit(append)
         row = TraceRow(append.row[0], trace_id, name, None, 0, at_us, "running")
@@ -209,19 +219,20 @@ class Store:
         Its cost does not depend on the history's length. Raises NotAStepBoundary, SeqOutOfRange, Trimmed,
         TraceNotFound, TraceExists.
         """
+        new_id = _checked_id(id)
         with self._database.reader() as connection:
             parent = log.find_trace(connection, trace_id)
             seq = log.head(connection, parent).version if at is None else at
             head = log.boundary(connection, parent, seq)
             segments = log.lineage(connection, parent, seq)
         owner = segments[-1].trace
-        new_id, label = id or uuid7(), parent.name if name is None else name
+        label = parent.name if name is None else name
         event = envelope(TraceForked(label, trace_id, seq))
         body = encode_body([event], False)
         at_us = max(time.time_ns() // 1000, head.at_us)
         own_id = self._random.getrandbits(63)
         digest = chain.extend(head.digest, seq + 1, 1, at_us, own_id, body)
-        log_row = (0, seq + 1, 1, own_id, at_us, digest, body.decode())
+        log_row = (0, seq + 1, 1, own_id, at_us, digest, as_column(body))
         append = Append(new_id, log_row, new_trace=(new_id, label, owner, seq, at_us))
         self._writer.commit(append)
         row = TraceRow(append.row[0], new_id, label, owner, seq, at_us, "running")
@@ -234,7 +245,7 @@ class Store:
         *,
         expected_version: int | AnyVersion = ANY,
         unless_changed_since: int | None = None,
-        append_id: str | None = None,
+        append_id: str | int | None = None,
     ) -> Appended:
         """`Trace.append` without an open trace: one commit of events to one trace. Raises as it does."""
         trace = self.open_trace(trace_id)
@@ -297,13 +308,9 @@ class Store:
 
     def drop_bases(self, trace_id: str | None = None) -> int:
         """Delete every base (of one trace, or of all); no answer changes, only speed. How many went."""
-        sql = "DELETE FROM base"
-        if trace_id is not None:
-            sql += " WHERE trace = (SELECT id FROM trace WHERE trace_id = ?)"
 
-        def work(connection: Any) -> int:
-            connection.execute(sql, None if trace_id is None else (trace_id,))
-            return int(connection.changes())
+        def work(connection: apsw.Connection) -> int:
+            return bases.drop(connection, None if trace_id is None else log.find_trace(connection, trace_id))
 
         return self._writer.write(work)
 

@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from . import chain, history
 from .barrier import decision_marks, find_pending
 from .bases import Folded
 from .checkpoint import Checkpoint, CheckpointTrigger
-from .codec import Envelope, decode_rows, encode_body, envelope
+from .codec import Envelope, as_column, decode_rows, encode_body, envelope
 from .control import ENDED, control_deltas, pending_barriers, reducers
 from .errors import (
     AppendIdReused,
@@ -27,6 +29,7 @@ from .errors import (
     MissingKey,
     StateMutated,
     TraceEndedError,
+    ValueRefused,
     WrongExpectedVersion,
 )
 from .event import (
@@ -46,9 +49,10 @@ from .event import (
 from .fold import MISSING, apply
 from .log import Head, LogRow, TraceRow
 from .mutation import Fingerprints
-from .pending import ANY, AnyVersion, Appended, Mark, Pending, deltas_of, mark_statement, moves, projections
+from .pending import ANY, AnyVersion, Appended, Mark, Pending, mark_statement, moves, projections, same_events
 from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
+from .redaction import redact_decision, redact_event
 from .reduce import Reducer, ReducerRegistry
 from .step import Draft, Step, converted, state_size_bytes
 
@@ -178,28 +182,34 @@ class Trace:
         *,
         expected_version: int | AnyVersion | None = None,
         unless_changed_since: int | None = None,
-        append_id: str | None = None,
+        append_id: str | int | None = None,
     ) -> Appended:
         """Append events as one commit. Deltas are literal: no reducer is consulted.
 
         `expected_version`: the version the trace must be at; by default this handle's; `ANY` for
         wherever it stands. `unless_changed_since`: instead, a version after which only notes may have
-        come. `append_id`: a second append of that id gives the first one's place and adds nothing.
+        come. `append_id`: a second append of that id gives the first one's place and adds nothing; a string
+        of yours, or (with the `expected_version` beside it) the number that a `StoreHalted` carries.
         Raises WrongExpectedVersion, AppendIdReused, ValueRefused, DeltaApply and storage errors.
         """
         if not events:
             raise EventStoreError(f"trace {self.id}: an append needs at least one event")
+        if self._store.redact is not None:
+            events = [redact_event(self._store.redact, event) for event in events]
+        version = expected_version if isinstance(expected_version, int) else None
+        landed = self._store._reader.find_append(self._row, append_id, version)
+        if landed is not None:
+            return self._commit(self._prepare_again(events, landed, append_id))
         follow = expected_version is ANY or unless_changed_since is not None
         if isinstance(expected_version, int) and expected_version != self._version:
             self.refresh()
         while True:
-            expected = self._version
             if unless_changed_since is not None:
                 self._refuse_changes_since(unless_changed_since)
-            elif isinstance(expected_version, int):
-                expected = expected_version
+            elif isinstance(expected_version, int) and expected_version != self._version:
+                raise WrongExpectedVersion(self.id, self._version, expected_version)
             try:
-                return self._commit(self._prepare_events(events, expected, append_id))
+                return self._commit(self._prepare_events(events, append_id))
             except WrongExpectedVersion:
                 if not follow:
                     raise
@@ -213,7 +223,7 @@ class Trace:
         """Close the trace as completed, failed or cancelled. Raises TraceEndedError, WrongExpectedVersion."""
         if status not in ENDED:
             raise ValueError(f"a trace ends {', '.join(sorted(ENDED))}, not {status!r}")
-        expected, _ = self._begin()
+        expected, _, _ = self._begin()
         event = envelope(TraceEnded(status, error))
         marks: list[Mark] = []
         if status == "completed" and self._store.checkpoint_policy.should_checkpoint_on_completion():
@@ -230,8 +240,10 @@ class Trace:
         default: Decision | None = None,
     ) -> str:
         """Wait for a human at `node`; gives the barrier's id, `node#occurrence`. Raises WrongExpectedVersion."""
-        expected, _ = self._begin()
+        expected, _, _ = self._begin()
         barrier_id = f"{node}#{self._control.get(f'raised/{node}', 0) + 1}"
+        if default is not None and self._store.redact is not None:
+            default = redact_decision(self._store.redact, node, default)
         event = envelope(BarrierRaised(barrier_id, node, prompt, list(keys), deadline_us, default))
         self._commit(self._prepare([event], None, [event], expected, None))
         return barrier_id
@@ -244,8 +256,11 @@ class Trace:
         Raises BarrierError for an unknown or decided barrier.
         """
         while True:
-            expected, draft = self._begin()
+            expected, _, _ = self._begin()
+            draft = Draft(self._live(), self._registry)
             barrier_id, node = find_pending(self.id, self._control, barrier)
+            if self._store.redact is not None:
+                decision = redact_decision(self._store.redact, node, decision)
             event = envelope(BarrierDecided(barrier_id, node, decision))
             for key, value in decision_marks(node, decision).items():
                 if value is not MISSING:
@@ -278,6 +293,7 @@ class Trace:
     def refresh(self) -> int:
         """Take in what other writers appended; gives the version. Raises LogCorrupted, TraceErased."""
         with self._lock:
+            self._check_mutation()
             _, head = self._store._reader.find(self.id)
             if self._state is None:
                 self._version, self._digest, self._at_us = head
@@ -298,7 +314,7 @@ class Trace:
                 self._tail_bytes += len(row.body)
             if found:
                 self._state_bytes = -1
-                self._prints = None
+                self._print_all()
             return self._version
 
     # Reading
@@ -335,6 +351,7 @@ class Trace:
         self._tail_bytes, self._tail_rows = restored.tail_bytes, restored.tail_rows
         self._tail_deltas = restored.tail_events
         self._state = restored.state
+        self._print_all()
 
     def _started(self, state: dict[str, Any], event: Envelope, size: int) -> None:
         """Take in the first event of a trace that was just started."""
@@ -342,22 +359,42 @@ class Trace:
         for key, op, value in moves(event):
             apply(self._control, key, op, value)
         self._tail_bytes, self._tail_rows, self._tail_deltas = size, 1, len(state)
+        self._print_all()
 
-    def _begin(self) -> tuple[int, Draft]:
-        state = self._live()
-        status = self._control.get("status")
-        if status in ENDED:
-            raise TraceEndedError(self.id, str(status))
-        if self._store.strict:
+    def _begin(self, append_id: str | None = None) -> tuple[int, Draft, LogRow | None]:
+        """The version and a draft over its state; and where a step of `append_id` has landed before.
+
+        A retry is drafted over what the first attempt saw, so that it comes out the same.
+        """
+        landed = self._store._reader.find_append(self._row, append_id)
+        if landed is not None:
+            return landed.first_seq - 1, self._draft_before(landed), landed
+        with self._lock:
+            state = self._live()
             self._check_mutation()
-        return self._version, Draft(state, self._registry, self._store.redact)
+            status = self._control.get("status")
+            if status in ENDED:
+                raise TraceEndedError(self.id, str(status))
+            return self._version, Draft(state, self._registry, self._store.redact), None
+
+    def _draft_before(self, row: LogRow) -> Draft:
+        before = self._store._reader.restore(self.id, row.first_seq - 1)[2]
+        self._live()
+        return Draft(before.state, self._registry, self._store.redact)
+
+    def _prepare_again(self, events: Sequence[Event], landed: LogRow, append_id: str | int | None) -> Pending:
+        """A retry of events that landed: the same append, which is not to be committed."""
+        draft = self._draft_before(landed)
+        wire, control = self._drafted(events, draft)
+        pending = self._prepare(wire, draft, control, landed.first_seq - 1, append_id)
+        pending.duplicate = landed
+        return pending
 
     def _prepare_step(
         self, executed: NodeExecuted, draft: Draft | None, expected: int, append_id: str | None
     ) -> Pending:
         store = self._store
-        if store.strict:
-            self._check_mutation()
+        self._check_mutation()
         event = Envelope("node_executed", executed)
         wire = [event] if draft is None else [*draft.body(), event]
         marks: list[Mark] = []
@@ -373,25 +410,40 @@ class Trace:
             marks.append((expected + len(wire), executed.next, CheckpointTrigger.adaptive(metadata)))
         return self._prepare(wire, draft, [event], expected, append_id, marks=marks, score_passed=passed)
 
-    def _prepare_events(self, events: Sequence[Event], expected: int, append_id: str | None) -> Pending:
-        if append_id is None and expected != self._version:
-            raise WrongExpectedVersion(self.id, self._version, expected)
-        control = [envelope(event) for event in events if not isinstance(event, StateDelta)]
-        draft = None
-        if any(event.kind != "note" for event in control) or len(control) < len(events):
-            _, draft = self._begin()
+    def _prepare_events(self, events: Sequence[Event], append_id: str | int | None) -> Pending:
+        if all(isinstance(event, Note) for event in events):
+            wire = [envelope(event) for event in events if isinstance(event, Note)]
+            return self._prepare(wire, None, wire, self._version, append_id)
+        with self._lock:
+            self._live()
+            self._check_mutation()
+            draft, expected = Draft(self._live(), self._registry, self._store.redact), self._version
+            wire, control = self._drafted(events, draft)
+            if any(not isinstance(event, Note) for event in events) and self._control.get("status") in ENDED:
+                raise TraceEndedError(self.id, str(self._control["status"]))
             self._check_control(control)
-            for event in events:
-                if isinstance(event, StateDelta):
-                    draft.write(event.key, DeltaOp(event.op).value, event.value, DeltaSource(event.source).value)
-        deltas, others = iter([] if draft is None else draft.body()), iter(control)
-        wire = [next(deltas if isinstance(event, StateDelta) else others) for event in events]
         return self._prepare(wire, draft, control, expected, append_id)
+
+    def _drafted(self, events: Sequence[Event], draft: Draft) -> tuple[list[Any], list[Envelope]]:
+        """The events as their body holds them, their deltas in `draft`; and those that are none."""
+        control = []
+        for event in events:
+            if isinstance(event, StateDelta):
+                if not isinstance(event.value, msgspec.UnsetType) or event.op == "delete":
+                    draft.write(event.key, _named(DeltaOp, event.op), event.value, _named(DeltaSource, event.source))
+                else:
+                    raise ValueRefused(repr(event.key), f"a delta of op {event.op} needs a value")
+            else:
+                control.append(envelope(event))
+        deltas, others = iter(draft.body()), iter(control)
+        return [next(deltas if isinstance(event, StateDelta) else others) for event in events], control
 
     def _check_control(self, events: list[Envelope]) -> None:
         """Refuse events that do not follow from where the trace stands."""
         control = dict(self._control)
         for event in events:
+            if event.kind == "trace_ended" and event.data.get("status", "completed") not in ENDED:
+                raise ValueRefused("status", f"{event.data['status']!r} is none of {', '.join(sorted(ENDED))}")
             if event.kind in ("trace_started", "trace_forked"):
                 raise EventStoreError(f"trace {self.id}: {event.kind} is the first event, and only that")
             if control.get("status") in ENDED and event.kind != "note":
@@ -411,7 +463,7 @@ class Trace:
         draft: Draft | None,
         control: list[Envelope],
         expected: int,
-        append_id: str | None,
+        append_id: str | int | None,
         *,
         marks: Sequence[Mark] = (),
         score_passed: bool = False,
@@ -424,7 +476,7 @@ class Trace:
         own_id = store._random.getrandbits(63) if append_id is None else append_id
         at_us = max(time.time_ns() // 1000, self._at_us)
         digest = chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
-        row = (self._row.id, expected + 1, n, own_id, at_us, digest, body if opaque else body.decode())
+        row = (self._row.id, expected + 1, n, own_id, at_us, digest, as_column(body))
         if len(control) == 1 and control[0].kind == "node_executed":
             extras, control_moves = [], moves(control[0])
         else:
@@ -458,10 +510,15 @@ class Trace:
 
     def _commit(self, pending: Pending) -> Appended:
         with self._lock:
-            self._store._writer.commit(pending)
+            if pending.duplicate is None:
+                self._store._writer.commit(pending)
             return self._acknowledge(pending)
 
     def _acknowledge(self, pending: Pending) -> Appended:
+        with self._lock:
+            return self._take_in(pending)
+
+    def _take_in(self, pending: Pending) -> Appended:
         _, first_seq, n, _, at_us, digest, _ = pending.row
         version = first_seq + n - 1
         if pending.duplicate is not None:
@@ -499,9 +556,9 @@ class Trace:
         return Appended(first_seq, version)
 
     def _settle(self, pending: Pending, found: LogRow) -> Appended:
-        append_id = pending.row[3]
-        if deltas_of(found.body) != deltas_of(pending.row[6]):
-            raise AppendIdReused(self.id, str(append_id), found.first_seq)
+        body = pending.row[6]
+        if not same_events(found.body, body.encode() if isinstance(body, str) else body):
+            raise AppendIdReused(self.id, str(pending.row[3]), found.first_seq)
         self.refresh()
         return Appended(found.first_seq, found.last_seq, duplicate=True)
 
@@ -521,15 +578,26 @@ class Trace:
     def _refuse_changes_since(self, version: int) -> None:
         if version != self._version:
             self.refresh()
+        if version > self._version:
+            raise WrongExpectedVersion(self.id, self._version, version)
         for row in self._store._reader.news(self._row, version):
             if any(event.kind != "note" for event in decode_rows(row.body)):
                 raise WrongExpectedVersion(self.id, self._version, version)
 
     def _check_mutation(self) -> None:
-        if not self._store.strict:
-            return
-        state = self._live()
-        if self._prints is None:
-            self._prints = Fingerprints(state)
-        elif (key := self._prints.changed_key(state)) is not None:
-            raise StateMutated(self.id, key)
+        if self._prints is not None and self._state is not None:
+            key = self._prints.changed_key(self._state)
+            if key is not None:
+                raise StateMutated(self.id, key)
+
+    def _print_all(self) -> None:
+        if self._store.strict and self._state is not None:
+            self._prints = Fingerprints(self._state)
+
+
+def _named(kind: type[DeltaOp] | type[DeltaSource], value: Any) -> str:
+    """The plain name of an op or a source. Raises ValueRefused on another."""
+    try:
+        return str(kind(value).value)
+    except ValueError:
+        raise ValueRefused(kind.__name__, f"{value!r} is none of {', '.join(kind)}") from None

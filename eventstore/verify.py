@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from .store import Store
 
 TRACES = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace ORDER BY id"
-BASES = "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, body FROM base WHERE trace = ? ORDER BY seq"
+BASES = (
+    "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, CAST(body AS BLOB) FROM base"
+    " WHERE trace = ? ORDER BY seq"
+)
 BASE_SEQ = "SELECT trace, seq FROM base WHERE id = ?"
 BARRIERS = "SELECT barrier_id, raised_seq, decided_seq, deadline_us FROM barrier WHERE trace = ?"
 CHECKPOINTS = "SELECT checkpoint_id, seq FROM checkpoint WHERE trace = ?"
@@ -161,7 +164,7 @@ class _TraceCheck:
     def begin(self) -> tuple[bytes, int]:
         trace, connection = self.trace, self.connection
         root = connection.execute(
-            "SELECT seq, digest, checksum, body FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1",
+            "SELECT seq, digest, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1",
             (trace.id,),
         ).fetchone()
         if root is not None:
@@ -198,12 +201,11 @@ class _TraceCheck:
             self.fail(seq + 1, "seq", f"the next row begins at {row.first_seq}")
             raise _Stop
         try:
-            raw = row.body.encode() if isinstance(row.body, str) else row.body
             rows = decode_rows(row.body)
         except (ValueError, UnicodeError) as error:
             self.fail(row.first_seq, "body", str(error))
             raise _Stop from None
-        if chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, raw) != row.digest:
+        if chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, row.body) != row.digest:
             self.fail(row.first_seq, "digest", "the row is not what was written, or a row before it is missing")
             raise _Stop
         if len(rows) != row.n:

@@ -40,7 +40,7 @@ SELECT t.trace_id, b.barrier_id,
        strftime('%Y-%m-%dT%H:%M:%S', b.deadline_us / 1000000, 'unixepoch') || printf('.%06dZ', b.deadline_us % 1000000) AS deadline_at,
        b.decided_seq, d.at AS decided_at,
        d.event -> 'data' -> 'decision' AS decision,
-       d.event -> 'data' ->> 'by' AS decided_by
+       d.event -> 'data' -> 'decision' ->> 'by' AS decided_by
   FROM barrier b JOIN trace t ON t.id = b.trace
   LEFT JOIN events r ON r.trace_id = t.trace_id AND r.seq = b.raised_seq
        AND r.first_seq = (SELECT max(first_seq) FROM log WHERE trace = b.trace AND first_seq <= b.raised_seq)
