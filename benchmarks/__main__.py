@@ -1,0 +1,68 @@
+"""`python -m benchmarks targets`: measure every target, in ratios, in one run.
+
+A missed target is shown, never an error; a wrong result or a crash is one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from . import chat, concurrency, memory, report, scale, steps
+from .bench import Bench
+from .result import Measure
+
+CASES: dict[str, Callable[[Bench], Iterator[Measure]]] = {
+    "step-full": steps.full,
+    "step-normal": steps.normal,
+    "syncs": steps.syncs,
+    "threads": concurrency.threads,
+    "tasks": concurrency.tasks,
+    "processes": concurrency.processes,
+    "chat": chat.run,
+    "random-seq": scale.reads,
+    "depth": scale.long_append,
+    "breadth": scale.many_append,
+    "memory": memory.run,
+}
+
+
+@click.group()
+def main() -> None:
+    """What the engine costs, measured against a floor on the same machine in the same run."""
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="Small sizes: under a minute, to see that everything works.")
+@click.option("--only", type=click.Choice(list(CASES)), multiple=True, help="Only this case; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, the raw numbers included.")
+@click.option(
+    "--dir",
+    "parent",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the files go; on a real disk, since in memory a sync costs nothing. Default: the temp folder.",
+)
+def targets(quick: bool, only: tuple[str, ...], as_json: bool, parent: Path | None) -> None:
+    """Measure the targets and print the table."""
+    told = Console(stderr=True, highlight=False)
+    started = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="eventstore-bench-", dir=parent))
+    bench = Bench(folder, quick=quick, say=lambda text: told.print(f"{time.monotonic() - started:6.1f} s  {text}"))
+    try:
+        measures = [measure for name in only or CASES for measure in CASES[name](bench)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if as_json:
+        click.echo(report.as_json(measures))
+    else:
+        report.show(measures)
+
+
+if __name__ == "__main__":
+    main()
