@@ -23,17 +23,37 @@ from .log import Segment, TraceRow, root_seq, rows
 from .opaque import Opaque
 from .policy import RESTORE_SLACK_BYTES, FoldDecision
 
-NEAREST = (
-    "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, CAST(body AS BLOB) FROM base"
-    " WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
-)
-BY_ID = "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, CAST(body AS BLOB) FROM base WHERE id = ?"
+PLACE = "id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, checksum"
+NEAREST = f"SELECT {PLACE}, CAST(body AS BLOB) FROM base WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+NEAREST_PLACE = f"SELECT {PLACE}, x'' FROM base WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+BY_ID = f"SELECT {PLACE}, CAST(body AS BLOB) FROM base WHERE id = ?"
 ROOT = "SELECT seq, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 INSERT = (
-    "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, at_us, checksum, reason, body)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum,"
+    " reason, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_place = Struct("<qqqqq").pack
+_place = Struct("<qqqqqqq").pack
+
+
+EMPTY = 0
+"""The parent of a link that begins at seq 1: the empty state."""
+
+
+class Place(NamedTuple):
+    """Where a base stands, and its sizes."""
+
+    trace: int
+    seq: int
+    parent: int | None
+    chain_bytes: int
+    state_bytes: int
+    log_bytes: int
+    base_bytes: int
+
+    def checksum(self, body: bytes) -> int:
+        """crc32 over the place and a body."""
+        trace, seq, parent, *sizes = self
+        return crc32(body, crc32(_place(trace, seq, -1 if parent is None else parent, *sizes)))
 
 
 class Base(NamedTuple):
@@ -45,21 +65,22 @@ class Base(NamedTuple):
     parent: int | None
     chain_bytes: int
     state_bytes: int
+    log_bytes: int
+    base_bytes: int
     checksum: int
     body: bytes
 
     def is_sound(self) -> bool:
         """Whether the row is what was written."""
-        return self.checksum == checksum(
-            self.trace, self.seq, self.parent, self.chain_bytes, self.state_bytes, self.body
-        )
+        return self.checksum == Place(*self[1:8]).checksum(self.body)
 
 
 class Restored(NamedTuple):
     """A state, and what reading it took.
 
     `version`: the seq asked for; `base_id`, `base_seq`, `chain_bytes`: the chain below the tail (0 for
-    none); `tail_*`: the rows folded above it; `bad`: row ids of bases that were ignored.
+    none); `tail_*`: the rows folded above it; `log_bytes`, `base_bytes`: written up to here; `bad`: row ids
+    of bases that were ignored.
     """
 
     state: State
@@ -72,12 +93,14 @@ class Restored(NamedTuple):
     tail_bytes: int
     tail_rows: int
     tail_events: int
+    log_bytes: int
+    base_bytes: int
     bad: tuple[int, ...] = ()
 
 
-def checksum(trace: int, seq: int, parent: int | None, chain_bytes: int, state_bytes: int, body: bytes) -> int:
-    """crc32 over a base's place and body."""
-    return crc32(body, crc32(_place(trace, seq, -1 if parent is None else parent, chain_bytes, state_bytes)))
+def root_checksum(trace: int, seq: int, body: bytes) -> int:
+    """crc32 over a root's place and body."""
+    return Place(trace, seq, None, 0, 0, 0, 0).checksum(body)
 
 
 def restore(
@@ -101,8 +124,9 @@ def restore(
     if chain is not None:
         control, state, base, links = chain
         base_id, base_seq, chain_bytes = base.id, base.seq, base.chain_bytes
+        log_bytes, base_bytes = base.log_bytes, base.base_bytes
     else:
-        links = base_id = 0
+        links = base_id = log_bytes = base_bytes = 0
         control, state, base_seq, chain_bytes = _root(connection, segments, seq, path, trace_id)
     tail_bytes = tail_rows = tail_events = 0
     folded_control = control if with_control else None
@@ -126,6 +150,8 @@ def restore(
         tail_bytes,
         tail_rows,
         tail_events,
+        log_bytes + tail_bytes,
+        base_bytes,
         tuple(bad),
     )
 
@@ -137,7 +163,7 @@ def _root(
         row = connection.execute(ROOT, (segment.trace, min(seq, segment.upto))).fetchone()
         if row is not None:
             found, crc, body = row
-            if crc != checksum(segment.trace, found, None, 0, 0, body):
+            if crc != root_checksum(segment.trace, found, body):
                 raise LogCorrupted(path, trace_id, found, "its root fails its checksum")
             control, state = decode_whole(body)
             return control, state, found, len(body)
@@ -166,10 +192,10 @@ def _chain(
     return None
 
 
-def nearest(connection: apsw.Connection, segments: list[Segment], seq: int) -> Base | None:
+def nearest(connection: apsw.Connection, segments: list[Segment], seq: int, sql: str = NEAREST) -> Base | None:
     """The newest base at or before `seq` on this lineage, sound or not."""
     for segment in reversed(segments):
-        row = connection.execute(NEAREST, (segment.trace, min(seq, segment.upto))).fetchone()
+        row: Any = connection.execute(sql, (segment.trace, min(seq, segment.upto))).fetchone()
         if row is not None and row[2] > segment.after:
             return Base._make(row)
     return None
@@ -186,7 +212,7 @@ def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) ->
         links.append(decode_link(base.body))
         row = connection.execute(BY_ID, (base.parent,)).fetchone()
         if row is None:
-            if base.parent != ROOT_PARENT:
+            if base.parent != EMPTY:
                 raise ValueError(f"its parent {base.parent} is gone")
             control, state = {}, {}
             break
@@ -196,17 +222,10 @@ def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) ->
     return control, state, len(links)
 
 
-ROOT_PARENT = 0
-"""The parent of a link that begins at seq 1 of an untrimmed trace: the empty state."""
-
-
 class Folded(NamedTuple):
     """What a fold wrote."""
 
-    base_id: int
-    seq: int
-    chain_bytes: int
-    state_bytes: int
+    place: Place
     body_bytes: int
 
 
@@ -226,35 +245,33 @@ def fold(
     """
     trace, seq = segments[-1].trace, segments[-1].upto
     kind, reason = decision
-    parent_id: int | None
-    parent = nearest(connection, segments, seq)
-    if parent is not None and parent.seq == seq:
+    below = nearest(connection, segments, seq, NEAREST_PLACE)
+    if below is not None and below.seq == seq:
         return None
-    if kind == "link" and parent is None and any(root_seq(connection, segment.trace) for segment in segments):
+    if kind == "link" and below is None and any(root_seq(connection, segment.trace) for segment in segments):
         kind = "whole"
+    parent: int | None = EMPTY if below is None else below.id
+    written, covered = (0, 0) if below is None else (below.base_bytes, below.log_bytes)
     if kind == "link":
-        after = 0 if parent is None else parent.seq
         link, tail_bytes = Link(), 0
-        for _, _, row_body in rows(connection, segments, after):
+        for _, _, row_body in rows(connection, segments, 0 if below is None else below.seq):
             link.add_rows(decode_rows(row_body))
             tail_bytes += len(row_body)
         body = link.encode(tail_bytes)
-        chain_bytes = len(body) + (0 if parent is None else parent.chain_bytes)
-        parent_id = ROOT_PARENT if parent is None else parent.id
+        chain_bytes = len(body) + (0 if below is None else below.chain_bytes)
         if chain_bytes > 2 * state_bytes + RESTORE_SLACK_BYTES // 2:
-            kind, reason = (
-                "whole",
-                f"{reason}; the chain would be {chain_bytes} bytes for a state of {state_bytes}",
-            )
+            kind, reason = "whole", f"{reason}; the chain would be {chain_bytes} bytes for a state of {state_bytes}"
+        else:
+            sizes = (chain_bytes, state_bytes, covered + tail_bytes, written + len(body))
     if kind == "whole":
+        parent = None
         restored = restore(connection, path, segments, seq, trace_id)
         state_bytes = len(json_encode(restored.state)) if not _has_opaque(restored.state) else state_bytes
         body = encode_whole(restored.control, restored.state, state_bytes)
-        parent_id, chain_bytes = None, len(body)
-    crc = checksum(trace, seq, parent_id, chain_bytes, state_bytes, body)
-    row = (trace, seq, parent_id, chain_bytes, state_bytes, at_us, crc, reason, as_column(body))
-    connection.execute(INSERT, row)
-    return Folded(connection.last_insert_rowid(), seq, chain_bytes, state_bytes, len(body))
+        sizes = (len(body), state_bytes, restored.log_bytes, written + len(body))
+    place = Place(trace, seq, parent, *sizes)
+    connection.execute(INSERT, (*place, at_us, place.checksum(body), reason, as_column(body)))
+    return Folded(place, len(body))
 
 
 def _has_opaque(state: State) -> bool:

@@ -111,7 +111,7 @@ def normalise(key: str, value: Any) -> tuple[Any, Any, int]:
         if kind is str:
             return msgspec.Raw(raw), value, len(raw)
         live = _json_decode(raw)
-        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(live) > MAX_DEPTH:
+        if len(raw) - len(raw.translate(None, b"[{")) > MAX_DEPTH and _depth(live) > MAX_DEPTH:
             raise ValueRefused(key, f"nested deeper than {MAX_DEPTH}")
         packed = msgpack_encode(live)
         if (b"\xcf" in packed and _has_uint64(packed)) or packed != msgpack_encode(value):

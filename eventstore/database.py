@@ -36,6 +36,8 @@ from .turnstile import Turnstile
 Durability = Literal["full", "normal"]
 
 APPLICATION_ID = 0x74724553  # "trES"
+FORMAT = 3
+"""The newest format: how many scripts `schema/` holds."""
 NEEDED_SQLITE = (3, 51, 3)
 _IDLE_READERS = 4
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -120,7 +122,6 @@ class Database:
 
     def _prepare(self, existed: bool) -> None:
         connection = self.writer
-        scripts = schema_scripts()
         connection.execute("BEGIN")  # one instant: another process may be creating the file
         found, application = connection.pragma("user_version"), connection.pragma("application_id")
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
@@ -130,10 +131,10 @@ class Database:
                 raise NotAnEventStore(self.path, "an SQLite file of another application")
             if self.read_only:
                 raise NotAnEventStore(self.path, "an empty file")
-        if found > len(scripts):
-            raise FormatTooNew(self.path, found, len(scripts))
+        if found > FORMAT:
+            raise FormatTooNew(self.path, found, FORMAT)
         if self.read_only:
-            if found < len(scripts):
+            if found < FORMAT:
                 raise NotAnEventStore(self.path, f"format {found} needs migrating; open it once for writing")
             return
         if found == 0:
@@ -150,17 +151,17 @@ class Database:
                 time.sleep(0.01)
         connection.pragma("synchronous", self.durability)
         connection.wal_autocheckpoint(1000)
-        if found < len(scripts):
-            self._migrate(scripts)
+        if found < FORMAT:
+            self._migrate()
 
-    def _migrate(self, scripts: tuple[str, ...]) -> None:
-        connection = self.writer
+    def _migrate(self) -> None:
+        connection, scripts = self.writer, schema_scripts()
         connection.execute("BEGIN IMMEDIATE")
         try:
             for script in scripts[connection.pragma("user_version") :]:
                 connection.execute(script)
             connection.pragma("application_id", APPLICATION_ID)
-            connection.pragma("user_version", len(scripts))
+            connection.pragma("user_version", FORMAT)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

@@ -58,7 +58,11 @@ class FoldInput(msgspec.Struct, frozen=True, gc=False):
 
 
 class FoldPolicy(Protocol):
-    """Decides after each commit. A pure function of its input."""
+    """Decides after each commit. Pure functions of what they are given."""
+
+    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+        """A cheap first look, at every commit; False when `decide` could only say no."""
+        ...
 
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """A base to write with this commit, or None."""
@@ -89,11 +93,12 @@ class AdaptiveFold(msgspec.Struct, frozen=True):
     max_restore_ms: float | None = None
     max_overhead_ratio: float | None = None
 
+    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+        """False below `min_tail_deltas`, unless the restore bound is near."""
+        return tail_deltas >= self.min_tail_deltas or chain_bytes + tail_bytes > 2 * state_bytes
+
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """See the class."""
-        read = now.chain_bytes + now.tail_bytes
-        if now.tail_deltas < self.min_tail_deltas and read <= 2 * now.state_bytes + RESTORE_SLACK_BYTES // 2:
-            return None
         decision = self._decide(now)
         if decision is None or self.max_overhead_ratio is None:
             return decision
@@ -134,6 +139,10 @@ class NeverFold(msgspec.Struct, frozen=True):
     True
     """
 
+    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+        """Always False."""
+        return False
+
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """Always None."""
         return None
@@ -148,6 +157,10 @@ class FoldEvery(msgspec.Struct, frozen=True):
 
     steps: int
 
+    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+        """Always True."""
+        return True
+
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """A whole state at the cadence."""
         return FoldDecision("whole", f"every {self.steps} steps") if now.tail_rows >= self.steps else None
@@ -161,6 +174,10 @@ class GeometricFold(msgspec.Struct, frozen=True):
     """
 
     factor: float = 1.0
+
+    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+        """When the tail outgrows the state."""
+        return tail_bytes > self.factor * max(state_bytes, 512)
 
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """A whole state at the ratio."""

@@ -65,7 +65,7 @@ def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Rem
         segments = log.lineage(connection, trace, before)
         restored = bases.restore(connection, store.path, segments, before, trace_id, bases=False)
         body = encode_whole(restored.control, restored.state, state_size_bytes(restored.state))
-        crc = bases.checksum(trace.id, before, None, 0, 0, body)
+        crc = bases.root_checksum(trace.id, before, body)
         connection.execute(INSERT_ROOT, (trace.id, before, head.at_us, head.digest, crc, as_column(body)))
         bases.drop(connection, trace)
         connection.execute("DELETE FROM root WHERE trace = ? AND seq < ?", (trace.id, before))

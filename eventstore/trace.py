@@ -72,10 +72,12 @@ class Trace:
     __slots__ = (
         "__weakref__",
         "_at_us",
+        "_base_bytes",
         "_chain_bytes",
         "_control",
         "_digest",
         "_lock",
+        "_log_bytes",
         "_prints",
         "_registry",
         "_row",
@@ -96,6 +98,7 @@ class Trace:
         self._state: dict[str, Any] | None = None
         self._control: dict[str, Any] = {}
         self._chain_bytes = self._tail_bytes = self._tail_deltas = self._tail_rows = 0
+        self._log_bytes = self._base_bytes = 0
         self._state_bytes = -1
         self._prints: Fingerprints | None = None
         self._lock = threading.RLock()
@@ -312,6 +315,7 @@ class Trace:
                 self._version, self._digest, self._at_us = row.last_seq, row.digest, row.at_us
                 self._tail_rows += 1
                 self._tail_bytes += len(row.body)
+                self._log_bytes += len(row.body)
             if found:
                 self._state_bytes = -1
                 self._print_all()
@@ -348,6 +352,7 @@ class Trace:
             if self._registry.get(key) is Reducer.ERROR:
                 self._registry.register(key, name)
         self._chain_bytes = restored.chain_bytes
+        self._log_bytes, self._base_bytes = restored.log_bytes, restored.base_bytes
         self._tail_bytes, self._tail_rows = restored.tail_bytes, restored.tail_rows
         self._tail_deltas = restored.tail_events
         self._state = restored.state
@@ -359,6 +364,7 @@ class Trace:
         for key, op, value in moves(event):
             apply(self._control, key, op, value)
         self._tail_bytes, self._tail_rows, self._tail_deltas = size, 1, len(state)
+        self._log_bytes = size
         self._print_all()
 
     def _begin(self, append_id: str | None = None) -> tuple[int, Draft, LogRow | None]:
@@ -491,19 +497,23 @@ class Trace:
             state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
             if state_bytes < 2:
                 state_bytes = 2
-            reader = store._reader
-            fold = store.fold_policy.decide(
-                FoldInput(
-                    self._tail_deltas + len(live),
-                    self._tail_rows + 1,
-                    self._tail_bytes + size,
-                    self._chain_bytes,
-                    state_bytes,
-                    score_passed or bool(marks),
-                    reader.reread_bytes.get(self._row.id, 0),
-                    reader.restore_us_per_kib,
+            tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size
+            policy = store.fold_policy
+            if policy.may_fold(tail_deltas, tail_bytes, self._chain_bytes, state_bytes):
+                fold = policy.decide(
+                    FoldInput(
+                        tail_deltas,
+                        self._tail_rows + 1,
+                        tail_bytes,
+                        self._chain_bytes,
+                        state_bytes,
+                        score_passed or bool(marks),
+                        store._reader.reread_bytes.get(self._row.id, 0),
+                        store._reader.restore_us_per_kib,
+                        self._log_bytes + size,
+                        self._base_bytes,
+                    )
                 )
-            )
         pending = Pending(self._row.trace_id, row, extras, fold, state_bytes, sync)
         pending.live, pending.control, pending.size_bytes = live, control_moves, size
         return pending
@@ -548,6 +558,7 @@ class Trace:
         if pending.folded is not None:
             self._rebased(pending.folded)
         else:
+            self._log_bytes += pending.size_bytes
             self._tail_bytes += pending.size_bytes
             self._tail_rows += 1
             self._tail_deltas += len(pending.live)
@@ -571,7 +582,8 @@ class Trace:
     def _rebased(self, folded: Folded | None) -> None:
         """A base now stands at the head."""
         if folded is not None:
-            self._chain_bytes, self._state_bytes = folded.chain_bytes, folded.state_bytes
+            self._chain_bytes, self._state_bytes = folded.place.chain_bytes, folded.place.state_bytes
+            self._log_bytes, self._base_bytes = folded.place.log_bytes, folded.place.base_bytes
             self._tail_bytes = self._tail_rows = self._tail_deltas = 0
             self._store._reader.reread_bytes.pop(self._row.id, None)
 

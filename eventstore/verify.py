@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from . import chain, log
-from .bases import Base, checksum
+from .bases import EMPTY, PLACE, Base, restore, root_checksum
 from .codec import Row, decode_rows
 from .errors import EventStoreError, StateError
 from .event import JsonRecord
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 TRACES = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace ORDER BY id"
-BASES = (
-    "SELECT id, trace, seq, parent, chain_bytes, state_bytes, checksum, CAST(body AS BLOB) FROM base"
-    " WHERE trace = ? ORDER BY seq"
-)
+BASES = f"SELECT {PLACE}, CAST(body AS BLOB) FROM base WHERE trace = ? ORDER BY seq"
 BASE_SEQ = "SELECT trace, seq FROM base WHERE id = ?"
 BARRIERS = "SELECT barrier_id, raised_seq, decided_seq, deadline_us FROM barrier WHERE trace = ?"
 CHECKPOINTS = "SELECT checkpoint_id, seq FROM checkpoint WHERE trace = ?"
@@ -169,7 +166,7 @@ class _TraceCheck:
         ).fetchone()
         if root is not None:
             seq, digest, crc, body = root
-            if crc != checksum(trace.id, seq, None, 0, 0, body):
+            if crc != root_checksum(trace.id, seq, body):
                 self.fail(seq, "root", "the root fails its checksum")
                 raise _Stop
             self.control, self.state = decode_whole(body)
@@ -177,8 +174,6 @@ class _TraceCheck:
         if trace.parent is None:
             return chain.genesis(trace.trace_id), 0
         parent = log.trace_by_row(connection, trace.parent)
-        from .bases import restore
-
         try:
             head = log.boundary(connection, parent, trace.fork_seq)
             segments = log.lineage(connection, parent, trace.fork_seq)
@@ -191,7 +186,7 @@ class _TraceCheck:
 
     def parent_seq(self, base: Base) -> int | None:
         """Where a link's stretch begins; None when its parent is gone."""
-        if base.parent == 0:
+        if base.parent == EMPTY:
             return 0
         row = self.connection.execute(BASE_SEQ, (base.parent,)).fetchone()
         return None if row is None else int(row[1])

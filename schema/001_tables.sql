@@ -60,6 +60,8 @@ CREATE TABLE base (
   parent      INTEGER,
   chain_bytes INTEGER NOT NULL,                     -- bodies from here down to the whole state
   state_bytes INTEGER NOT NULL,                     -- size of the state at seq
+  log_bytes   INTEGER NOT NULL,                     -- event bodies up to seq
+  base_bytes  INTEGER NOT NULL,                     -- bases written for them, this one included
   at_us       INTEGER NOT NULL,
   checksum    INTEGER NOT NULL,
   algorithm   TEXT NOT NULL DEFAULT 'crc32',
