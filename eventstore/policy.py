@@ -80,15 +80,15 @@ class AdaptiveFold(msgspec.Struct, frozen=True):
     restore then costs.
 
     >>> policy = AdaptiveFold()
-    >>> policy.decide(FoldInput(tail_deltas=96, tail_rows=48, tail_bytes=9000, chain_bytes=0, state_bytes=24_000))
+    >>> policy.decide(FoldInput(tail_deltas=96, tail_rows=64, tail_bytes=9000, chain_bytes=0, state_bytes=32_000))
     FoldDecision(kind='link', reason='tail of 9000 bytes reached 8000')
     """
 
     min_tail_deltas: int = 20
-    min_tail_rows: int = 48
+    min_tail_rows: int = 64
     min_link_bytes: int = 4096
     max_link_bytes: int = 524_288
-    state_divisor: int = 3
+    state_divisor: int = 4
     small_state_bytes: int = 2048
     max_restore_ms: float | None = None
     max_overhead_ratio: float | None = None

@@ -91,5 +91,3 @@ CREATE TABLE barrier (
   decided_seq INTEGER,
   PRIMARY KEY (trace, barrier_id)
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX barrier_pending ON barrier (trace, raised_seq) WHERE decided_seq IS NULL;
