@@ -20,7 +20,7 @@ from uuid import UUID
 from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .database import Durability
-from .errors import EventStoreError, WrongExpectedVersion
+from .errors import StoreClosed, WrongExpectedVersion
 from .event import Decision, Event, RecordedEvent
 from .fold import MISSING
 from .pending import ANY, AnyVersion, Appended, Pending
@@ -44,16 +44,20 @@ class _Workers:
 
     def __init__(self, store: Store) -> None:
         self._writer = store._writer
+        self._path = store.path
+        self._closed = False
         self._committer = ThreadPoolExecutor(1, "eventstore-commit")
         self._others = ThreadPoolExecutor(8, "eventstore-call")
         self._queue: list[tuple[Trace, Pending, asyncio.Future[Appended]]] = []
         self._pump: asyncio.Task[None] | None = None
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._others, lambda: function(*args, **kwargs))
 
     async def commit(self, trace: Trace, pending: Pending) -> Appended:
+        self._check_open()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Appended] = loop.create_future()
         self._queue.append((trace, pending, done))
@@ -77,7 +81,12 @@ class _Workers:
         finally:
             self._pump = None
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed(self._path, "the store is closed")
+
     async def close(self) -> None:
+        self._closed = True
         while self._pump is not None:
             await asyncio.wait([self._pump])
         await asyncio.get_running_loop().run_in_executor(None, self._others.shutdown)
@@ -91,8 +100,8 @@ def _finish(trace: Trace, pending: Pending, done: asyncio.Future[Appended], fail
     if error is None:
         try:
             result = trace._acknowledge(pending)
-        except EventStoreError as refused:
-            error = refused
+        except Exception as unforeseen:  # goes to this task alone: the others wait for theirs
+            error = unforeseen
     if done.cancelled():
         return
     if error is not None:

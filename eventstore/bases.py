@@ -16,11 +16,10 @@ from zlib import crc32
 
 import apsw
 
-from .codec import as_column, decode_rows, json_encode
+from .codec import as_column, decode_rows, state_size_bytes
 from .errors import BaseCorrupted, LogCorrupted, StateError, Trimmed
 from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
 from .log import Segment, TraceRow, root_seq, rows
-from .opaque import Opaque
 from .policy import RESTORE_SLACK_BYTES, FoldDecision
 
 PLACE = "id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, checksum"
@@ -266,16 +265,12 @@ def fold(
     if kind == "whole":
         parent = None
         restored = restore(connection, path, segments, seq, trace_id)
-        state_bytes = len(json_encode(restored.state)) if not _has_opaque(restored.state) else state_bytes
+        state_bytes = state_size_bytes(restored.state) + state_size_bytes(restored.control)
         body = encode_whole(restored.control, restored.state, state_bytes)
         sizes = (len(body), state_bytes, restored.log_bytes, written + len(body))
     place = Place(trace, seq, parent, *sizes)
     connection.execute(INSERT, (*place, at_us, place.checksum(body), reason, as_column(body)))
     return Folded(place, len(body))
-
-
-def _has_opaque(state: State) -> bool:
-    return any(isinstance(value, Opaque) for value in state.values())
 
 
 def drop(connection: apsw.Connection, trace: TraceRow | None) -> int:

@@ -191,7 +191,7 @@ class StateSnapshot(JsonMixin, msgspec.Struct):
             self.recent_deltas = []
 
 
-class IncrementalSnapshotState(msgspec.Struct):
+class IncrementalSnapshotState(JsonMixin, msgspec.Struct):
     """A live tail: the state at some point and the deltas since, folded above `compact_threshold`.
 
     `base_state` is always the state *before* `pending_deltas`, and a snapshot takes nothing away, so a

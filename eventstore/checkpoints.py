@@ -10,7 +10,7 @@ import builtins
 import json
 import time
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import apsw
 
@@ -18,9 +18,9 @@ from .checkpoint import Checkpoint, CheckpointTrigger
 from .errors import CheckpointNotFound, TraceNotFound
 from .event import DeltaOp, DeltaSource, StateDelta, utc
 from .log import boundary, find_trace
+from .pending import mark_statements
 from .policy import FoldInput
 from .record import ExecutionMetadata
-from .writer import PUT_CHECKPOINT
 
 if TYPE_CHECKING:
     from .store import Store
@@ -31,11 +31,18 @@ COLUMNS = (
     " FROM checkpoint c JOIN trace t ON t.id = c.trace"
 )
 BY_ID = COLUMNS + " WHERE c.checkpoint_id = ?"
-NEWEST_FIRST = COLUMNS + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) ORDER BY c.seq DESC LIMIT ?"
-AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ?"
+NEWEST_FIRST = (
+    COLUMNS
+    + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) ORDER BY c.seq DESC, c.created_us DESC LIMIT ?"
+)
+AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ? ORDER BY c.created_us"
+SAVE = (
+    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 PRUNE = (
-    "DELETE FROM checkpoint WHERE trace = ?1 AND seq NOT IN"
-    " (SELECT seq FROM checkpoint WHERE trace = ?1 ORDER BY seq DESC LIMIT ?2)"
+    "DELETE FROM checkpoint WHERE trace = ?1 AND checkpoint_id NOT IN"
+    " (SELECT checkpoint_id FROM checkpoint WHERE trace = ?1 ORDER BY seq DESC, created_us DESC LIMIT ?2)"
 )
 
 
@@ -74,27 +81,24 @@ class CheckpointStore:
         metadata = next((item.metadata for item in triggers if item.metadata is not None), None)
         created_us = int(checkpoint.created_at.timestamp() * 1_000_000)
 
+        saved = (
+            checkpoint.checkpoint_id,
+            trace._row.id,
+            seq,
+            checkpoint.current_node,
+            checkpoint.graph_hash,
+            names,
+            None if metadata is None else metadata.to_json().decode(),
+            created_us,
+        )
+
         def work(connection: apsw.Connection) -> None:
-            taken = connection.execute(BY_ID, (checkpoint.checkpoint_id,)).fetchone()
-            if taken is not None and (taken[1], taken[5]) != (trace.id, seq):
-                connection.execute("DELETE FROM checkpoint WHERE checkpoint_id = ?", (checkpoint.checkpoint_id,))
             boundary(connection, trace._row, seq)
-            connection.execute(
-                PUT_CHECKPOINT,
-                (
-                    checkpoint.checkpoint_id,
-                    trace._row.id,
-                    seq,
-                    checkpoint.current_node,
-                    checkpoint.graph_hash,
-                    names,
-                    None if metadata is None else metadata.to_json().decode(),
-                    created_us,
-                ),
-            )
+            connection.execute("DELETE FROM checkpoint WHERE checkpoint_id = ?", (checkpoint.checkpoint_id,))
+            connection.execute(SAVE, saved)
 
         store._writer.write(work)
-        return self._one(AT, (trace._row.id, seq))
+        return self.load(checkpoint.checkpoint_id)
 
     def mark(self, trace: Trace, node: str | None, trigger: CheckpointTrigger) -> Checkpoint:
         """A checkpoint at the head of an open trace; asks the fold policy for a base there."""
@@ -113,17 +117,8 @@ class CheckpointStore:
         )
 
         def work(connection: apsw.Connection) -> Any:
-            parameters = (
-                str(uuid4()),
-                row.id,
-                trace.version,
-                node,
-                graph_hash,
-                json.dumps([trigger.name]),
-                None,
-                now,
-            )
-            connection.execute(PUT_CHECKPOINT, parameters)
+            for sql, parameters in mark_statements(trace.version, node, graph_hash, trigger, now, row.id):
+                connection.execute(sql, parameters)
             return (
                 None
                 if decision is None

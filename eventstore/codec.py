@@ -91,13 +91,13 @@ def normalise(key: str, value: Any) -> tuple[Any, Any, int]:
     if kind is int:
         if not INT_MIN <= value <= INT_MAX:
             raise ValueRefused(key, f"{value} is beyond 64 bits")
-        return value, value, 8
+        return value, value, len(json_encode(value))
     if value is None or kind is bool:
         return value, value, 5
     if kind is float:
         if not math.isfinite(value):
             raise ValueRefused(key, f"{value} is not a JSON value")
-        return value, value, 16
+        return value, value, len(json_encode(value))
     if kind is Opaque:
         try:
             value.check()
@@ -259,6 +259,11 @@ def _value(value: Any) -> dict[str, Any]:
     return {} if value is UNSET else {"value": value}
 
 
+def state_size_bytes(state: dict[str, Any]) -> int:
+    """About the JSON size of a state, opaque values by their bytes."""
+    return 2 + sum(len(key) + 4 + size_bytes(value) for key, value in state.items())
+
+
 def encode_derived(value: Any, json_bytes: int) -> bytes:
     """A base's body: msgpack, or JSON where that is smaller (many short floats)."""
     packed = msgpack_encode(value)
@@ -281,19 +286,8 @@ def decode_derived(body: bytes) -> Any:
 
 
 def size_bytes(value: Any) -> int:
-    """About the JSON size of a live value; numbers count as 8 or 16 whatever their digits."""
-    kind = type(value)
-    if kind is int:
-        return 8
-    if kind is float:
-        return 16
-    if value is None or kind is bool:
-        return 5
-    if kind is str:
-        return len(value) + 2
-    if kind is Opaque:
-        return len(value.data)
-    return 0 if kind is tuple else len(json_encode(value))  # a tuple is a shape whose size is counted already
+    """The JSON size of a live value; an opaque one counts its bytes."""
+    return len(value.data) if type(value) is Opaque else len(json_encode(value))
 
 
 def as_column(body: bytes) -> str | bytes:

@@ -2,7 +2,8 @@
 
 Control is a flat mapping folded by the same ops as the state: an event is translated into deltas on
 control keys, so bases, links and forks carry it with no mechanism of its own. Keys: `name`, `status`,
-`graph_hash`, `next`, `steps`, `visits/NODE`, `reducer/KEY`, `raised/NODE`, `barrier/ID`.
+`graph_hash`, `next`, `steps`, `waits` (barriers pending), `visits/NODE`, `reducer/KEY`, `raised/NODE`,
+`barrier/ID`.
 """
 
 from __future__ import annotations
@@ -45,17 +46,27 @@ def _rare_deltas(kind: str, data: Mapping[str, Any]) -> Iterator[ControlDelta]:
         if data.get("node") is not None:
             yield "next", "put", data["node"]
     elif kind == "barrier_raised":
-        yield "status", "put", "waiting"
+        yield "waits", "sum", 1
         yield f"raised/{data['node']}", "sum", 1
         yield f"barrier/{data['barrier_id']}", "put", data["node"]
     elif kind == "barrier_decided":
-        yield "status", "put", "running"
+        yield "waits", "sum", -1
         yield f"barrier/{data['barrier_id']}", "delete", None
         if data["decision"]["action"] == "reroute":
             yield "next", "put", data["decision"]["target"]
     elif kind == "trace_ended":
         yield "status", "put", data.get("status", "completed")
         yield "next", "put", None
+
+
+def status_of(control: Mapping[str, Any]) -> str:
+    """running, waiting (while a barrier is pending), completed, failed or cancelled.
+
+    >>> status_of({"status": "running", "waits": 1})
+    'waiting'
+    """
+    status = str(control.get("status", "running"))
+    return "waiting" if status == "running" and control.get("waits") else status
 
 
 def reducers(control: Mapping[str, Any]) -> dict[str, str]:

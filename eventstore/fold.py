@@ -129,15 +129,20 @@ def advance(shape: Any, key: str, op: str, value: Any) -> Any:
         return MISSING
     if op == "append":
         items = shape_of(value)
-        if not (type(items) is tuple and (shape is MISSING or (type(shape) is tuple and shape[::2] == items[::2]))):
+        if not (
+            type(items) is tuple
+            and items[0] != "object"
+            and (shape is MISSING or (type(shape) is tuple and shape[::2] == items[::2]))
+        ):
             raise DeltaApply(key, op, f"the value is {_named(shape)}, not a list to take {_a(value)}")
         return items if shape is MISSING else (shape[0], shape[1] + items[1], *shape[2:])
     if op == "merge":
-        if type(value) is not dict or not (shape is MISSING or type(shape) is dict):
+        is_object = shape is MISSING or type(shape) is dict or (type(shape) is tuple and shape[0] == "object")
+        if type(value) is not dict or not is_object:
             raise DeltaApply(key, op, f"the value is {_named(shape)}, not an object to take {_a(value)}")
         return value
     if op == "splice":
-        if type(shape) is not tuple:
+        if type(shape) is not tuple or shape[0] == "object":
             raise DeltaApply(key, op, f"the value is {_named(shape)}, not a list")
         _, count, items = _splice_parts(key, value, shape[1])
         if items is not None and shape_of(items)[::2] != shape[::2]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from .errors import NotAStepBoundary, SeqOutOfRange, TraceErased, TraceNotFound, Trimmed
+from .errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, TraceErased, TraceNotFound, Trimmed
 
 LAST_ROW = "SELECT first_seq + n - 1, digest, at_us FROM log WHERE trace = ? ORDER BY first_seq DESC LIMIT 1"
 LAST_ROOT = "SELECT seq, digest, at_us FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1"
@@ -97,10 +97,12 @@ def trace_by_row(connection: apsw.Connection, row_id: int) -> TraceRow:
 
 
 def head(connection: apsw.Connection, trace: TraceRow) -> Head:
-    """Where the trace stands. Every trace, a fork too, has a row or a root of its own."""
+    """Where the trace stands. Every trace, a fork too, has a row or a root of its own, or LogCorrupted is raised."""
     row: Any = connection.execute(LAST_ROW, (trace.id,)).fetchone()
     if row is None:
         row = connection.execute(LAST_ROOT, (trace.id,)).fetchone()
+    if row is None:
+        raise LogCorrupted(connection.filename, trace.trace_id, trace.fork_seq + 1, "it has no rows")
     return Head._make(row)
 
 

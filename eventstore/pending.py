@@ -6,7 +6,7 @@ checkpoints; all of that is one transaction with the log row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -14,10 +14,19 @@ import msgspec
 
 from .checkpoint import CheckpointTrigger
 from .codec import Envelope, Row, decode_rows, json_encode, msgpack_encode
-from .control import ControlDelta, control_deltas, executed_deltas
+from .control import ControlDelta, control_deltas, executed_deltas, status_of
 from .event import NodeExecuted
+from .fold import apply
 from .step import LiveDelta
-from .writer import DECIDE_BARRIER, PUT_CHECKPOINT, RAISE_BARRIER, SET_STATUS, TRACE_ROW, Append
+from .writer import (
+    ADD_CHECKPOINT,
+    DECIDE_BARRIER,
+    MERGE_CHECKPOINT,
+    RAISE_BARRIER,
+    SET_STATUS,
+    TRACE_ROW,
+    Append,
+)
 
 Statement = tuple[str, tuple[Any, ...]]
 Mark = tuple[int, str | None, CheckpointTrigger]
@@ -49,11 +58,12 @@ class Appended(msgspec.Struct, frozen=True):
 class Pending(Append):
     """An append, and what its acknowledgement does to the live trace."""
 
-    __slots__ = ("control", "live", "size_bytes")
+    __slots__ = ("control", "is_exact", "live", "size_bytes")
 
     live: Sequence[LiveDelta]
     control: Sequence[ControlDelta]
     size_bytes: int
+    is_exact: bool
 
 
 def moves(event: Envelope) -> Sequence[ControlDelta]:
@@ -64,9 +74,10 @@ def moves(event: Envelope) -> Sequence[ControlDelta]:
     return control_deltas(event.kind, data)
 
 
-def projections(control: list[Envelope], wire: list[Any], first_seq: int, status: str) -> list[Statement]:
-    """What the lists of traces and of barriers must be told of these events."""
+def projections(control: list[Envelope], wire: list[Any], first_seq: int, before: Mapping[str, Any]) -> list[Statement]:
+    """What the lists of traces and of barriers must be told of these events; `before`: control until now."""
     statements: list[Statement] = []
+    after = {key: before[key] for key in ("status", "waits") if key in before}
     seqs = iter(first_seq + index for index, item in enumerate(wire) if isinstance(item, Envelope))
     for event, seq in zip(control, seqs, strict=True):
         if event.kind == "barrier_raised":
@@ -74,17 +85,24 @@ def projections(control: list[Envelope], wire: list[Any], first_seq: int, status
             statements.append((RAISE_BARRIER, barrier))
         elif event.kind == "barrier_decided":
             statements.append((DECIDE_BARRIER, (seq, TRACE_ROW, event.data["barrier_id"])))
-        for key, _, value in moves(event):
-            if key == "status" and value != status:
-                status = value
-                statements.append((SET_STATUS, (value, TRACE_ROW)))
+        for key, op, value in moves(event):
+            if key in ("status", "waits"):
+                apply(after, key, op, value)
+    if status_of(after) != status_of(before):
+        statements.append((SET_STATUS, (status_of(after), TRACE_ROW)))
     return statements
 
 
-def mark_statement(seq: int, node: str | None, graph_hash: str, trigger: CheckpointTrigger, at_us: int) -> Statement:
+def mark_statements(
+    seq: int, node: str | None, graph_hash: str, trigger: CheckpointTrigger, at_us: int, trace: Any = TRACE_ROW
+) -> list[Statement]:
+    """Mark a checkpoint at `seq`: one row gathers all triggers."""
     metadata = None if trigger.metadata is None else trigger.metadata.to_json().decode()
     triggers = json_encode([trigger.name]).decode()
-    return PUT_CHECKPOINT, (str(uuid4()), TRACE_ROW, seq, node, graph_hash, triggers, metadata, at_us)
+    return [
+        (MERGE_CHECKPOINT, (node, metadata, triggers, trace, seq)),
+        (ADD_CHECKPOINT, (str(uuid4()), trace, seq, node, graph_hash, triggers, metadata, at_us, trace, seq)),
+    ]
 
 
 def same_events(one: bytes, other: bytes) -> bool:

@@ -36,7 +36,7 @@ class FoldInput(msgspec.Struct, frozen=True, gc=False):
     """What a policy knows at a commit.
 
     `tail_*`: deltas, rows and bytes since the last base, this commit included; `chain_bytes`: what a
-    restore reads below the tail; `state_bytes`: about the JSON size of the live state; `score_passed`:
+    restore reads below the tail; `state_bytes`: the JSON size of the live state and control; `score_passed`:
     the step just run (or a checkpoint at it) is worth a resume point; `reread_bytes`: tail bytes that
     reads have folded again since the last base; `restore_us_per_kib`: observed cost of a restore;
     `log_bytes`, `base_bytes`: written so far.
@@ -58,11 +58,11 @@ class FoldInput(msgspec.Struct, frozen=True, gc=False):
 
 
 class FoldPolicy(Protocol):
-    """Decides after each commit. Pure functions of what they are given."""
+    """Decides after each commit. A pure function of its input.
 
-    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
-        """A cheap first look, at every commit; False when `decide` could only say no."""
-        ...
+    A policy may also have `may_fold(tail_deltas, tail_bytes, chain_bytes, state_bytes) -> bool`, a cheap first
+    look at every commit that is False when `decide` could only say no.
+    """
 
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """A base to write with this commit, or None."""

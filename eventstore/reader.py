@@ -15,11 +15,11 @@ import apsw
 
 from . import bases, log
 from .bases import Folded, Restored
+from .codec import state_size_bytes
 from .database import Database
 from .errors import SeqOutOfRange, Trimmed
 from .log import Head, LogRow, TraceRow
 from .policy import FoldDecision
-from .step import state_size_bytes
 from .writer import Writer
 
 PAGE_ROWS = 256

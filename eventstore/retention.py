@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import apsw
 
 from . import bases, log
-from .codec import as_column
+from .codec import as_column, state_size_bytes
 from .errors import RetentionBlocked
 from .event import JsonRecord, utc
 from .link import encode_whole
 from .log import TraceRow
-from .step import state_size_bytes
 
 if TYPE_CHECKING:
     from .store import Store

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import bases, log
+from .codec import state_size_bytes
+from .errors import LogCorrupted
 from .event import JsonRecord
 from .log import TraceRow
 from .policy import RESTORE_SLACK_BYTES
-from .step import state_size_bytes
 
 if TYPE_CHECKING:
     from .store import Store
 
 TRACE_FIGURES = (
     "SELECT t.id, t.trace_id, t.name, t.parent, t.fork_seq, t.created_us, t.status,"
-    " (SELECT count(*) FROM log l WHERE l.trace = t.id),"
     " (SELECT coalesce(sum(octet_length(body)), 0) FROM log l WHERE l.trace = t.id),"
     " (SELECT count(*) FROM base b WHERE b.trace = t.id),"
     " (SELECT coalesce(sum(octet_length(body)), 0) FROM base b WHERE b.trace = t.id)"
@@ -25,7 +25,7 @@ TRACE_FIGURES = (
 
 
 class TraceStats(JsonRecord, frozen=True):
-    """One trace: `steps` counts its commits; `read_bytes`, what restoring its head reads.
+    """One trace: `steps`, nodes executed; `state_bytes`, state and control; `read_bytes`, what a restore reads.
 
     `c1`: bases over log; `c2`: read over state (small states are dominated by the bound's constant).
 
@@ -71,7 +71,7 @@ class StoreStats(JsonRecord, frozen=True):
 
     @property
     def steps(self) -> int:
-        """Commits of all traces."""
+        """Nodes executed, of all traces."""
         return sum(trace.steps for trace in self.traces)
 
     @property
@@ -104,8 +104,11 @@ def store_stats(store: Store) -> StoreStats:
         traces = []
         for row in connection.execute(TRACE_FIGURES).fetchall():
             figures: tuple[Any, ...] = row[7:]
-            trace, (steps, log_bytes, count, base_bytes) = TraceRow._make(row[:7]), figures
-            version = log.head(connection, trace).version
+            trace, (log_bytes, count, base_bytes) = TraceRow._make(row[:7]), figures
+            try:
+                version = log.head(connection, trace).version
+            except LogCorrupted:  # `verify` names it
+                continue
             restored = bases.restore(
                 connection, store.path, log.lineage(connection, trace, version), version, trace.trace_id
             )
@@ -113,12 +116,12 @@ def store_stats(store: Store) -> StoreStats:
                 TraceStats(
                     trace.trace_id,
                     trace.name,
-                    steps,
+                    restored.control.get("steps", 0),
                     version,
                     log_bytes,
                     count,
                     base_bytes,
-                    state_size_bytes(restored.state),
+                    state_size_bytes(restored.state) + state_size_bytes(restored.control),
                     restored.chain_bytes + restored.tail_bytes,
                 )
             )

@@ -17,7 +17,7 @@ import msgspec
 from .codec import Row, check_key, normalise, size_bytes
 from .errors import Deserialize, EventStoreError, MissingKey, WrongExpectedVersion
 from .event import NodeExecuted
-from .fold import INT_MAX, INT_MIN, MISSING, advance, apply, copy_value, shape_of
+from .fold import MISSING, advance, apply, copy_value, shape_of
 from .opaque import Opaque
 from .record import ExecutionMetadata
 from .redaction import Redactor
@@ -39,14 +39,25 @@ LiveDelta = tuple[str, str, Any]
 class Draft:
     """Deltas over a state, each checked at the door; `wire` for the body, `live` for the state.
 
-    `growth_bytes`: about how much larger the state will be.
+    `growth_bytes`: how much larger the state's JSON will be; `is_exact` False where that was not followed.
 
     >>> draft = Draft({"n": 1}, ReducerRegistry({"n": "sum"}))
     >>> draft.put("n", 2); draft.get("n"), draft.growth_bytes
     (3, 0)
     """
 
-    __slots__ = ("_ops", "_overlay", "_redact", "_reducers", "_state", "growth_bytes", "live", "opaque", "wire")
+    __slots__ = (
+        "_ops",
+        "_overlay",
+        "_redact",
+        "_reducers",
+        "_state",
+        "growth_bytes",
+        "is_exact",
+        "live",
+        "opaque",
+        "wire",
+    )
 
     def __init__(self, state: dict[str, Any], reducers: ReducerRegistry, redact: Redactor | None = None) -> None:
         self._state = state
@@ -58,6 +69,7 @@ class Draft:
         self.live: list[LiveDelta] = []
         self.opaque = False
         self.growth_bytes = 0
+        self.is_exact = True
 
     def put(self, key: str, value: Any) -> None:
         """`value` through the key's reducer. Raises as `replace` and `write`, and ReducerConflict."""
@@ -79,17 +91,13 @@ class Draft:
             check_key(key)
         if self._redact is not None:
             value = self._redact(key, value)
-        kind = type(value)
-        if kind is int and INT_MIN <= value <= INT_MAX:
-            wire, live, size = value, value, 8
-        else:
-            wire, live, size = normalise(key, value)
-            kind = type(live)
+        wire, live, size = normalise(key, value)
+        kind = type(live)
         if old is MISSING:
             self.growth_bytes += size + len(key) + 4
-        elif kind is str:
-            self.growth_bytes += size - (len(old) + 2 if type(old) is str else size_bytes(old))
-        elif type(old) is not kind or (kind is not int and kind is not float):
+        elif type(old) is tuple:
+            self.is_exact = False
+        else:
             self.growth_bytes += size - size_bytes(old)
         if kind is Opaque:
             self.opaque = True
@@ -127,8 +135,9 @@ class Draft:
             self.growth_bytes += size - 1
         else:
             shape = shape_of(old)
-            overlay[key] = advance(shape, key, op, live)
-            self.growth_bytes += self._growth(key, op, live, size, shape)
+            after = advance(shape, key, op, live)
+            overlay[key] = ("object", 0) if op == "merge" else after
+            self.growth_bytes += self._growth(key, op, live, size, old)
         self.live.append((key, op, live))
         self.wire.append(Row("delta", key, op, wire, source))
 
@@ -154,18 +163,26 @@ class Draft:
             for row, (_, _, live) in zip(self.wire, self.live, strict=True)
         ]
 
-    def _growth(self, key: str, op: str, live: Any, size: int, shape: Any) -> int:
-        if shape is MISSING:
+    def _growth(self, key: str, op: str, live: Any, size: int, old: Any) -> int:
+        if old is MISSING:
             return size + len(key) + 4
-        if op == "append" or op == "merge":
+        if type(old) is tuple and op != "append":
+            self.is_exact = False
+            return 0
+        if op == "append":
             return size - 1
-        old = self._state.get(key)
         if op == "delete":
             return -(size_bytes(old) + len(key) + 4)
+        if op == "merge":
+            replaced = sum(size_bytes(old[name]) + len(name) + 4 for name in live if name in old)
+            return size - 1 - replaced
         if op == "splice":
-            removed = old[live["start"] : live["start"] + live["count"]] if type(old) is list else []
-            return size - 28 - (size_bytes(removed) if removed else 0)
-        return 0
+            if type(old) is not list:
+                self.is_exact = False
+                return 0
+            removed, items = old[live["start"] : live["start"] + live["count"]], live["items"]
+            return size_bytes(items) - size_bytes(removed)
+        return size_bytes(self._overlay[key]) - size_bytes(old)
 
 
 class Step:
@@ -306,11 +323,6 @@ class Step:
             self._effects if given.has_side_effects is None else given.has_side_effects,
             self.next,
         )
-
-
-def state_size_bytes(state: dict[str, Any]) -> int:
-    """About the JSON size of a state, opaque values by their bytes."""
-    return 2 + sum(len(key) + 4 + size_bytes(value) for key, value in state.items())
 
 
 def _described(error: BaseException) -> str:

@@ -39,7 +39,7 @@ from .statistics import StoreStats
 from .step import converted
 from .trace import Trace
 from .verify import VerifyReport
-from .writer import Append, Writer
+from .writer import RAISE_BARRIER, SET_STATUS, TRACE_ROW, Append, Writer
 
 T = TypeVar("T")
 Reducers = Mapping[str, Reducer | str | CustomReducer]
@@ -48,6 +48,12 @@ TRACES = (
     " LEFT JOIN trace p ON p.id = t.parent"
     " WHERE (?1 IS NULL OR t.id < (SELECT id FROM trace WHERE trace_id = ?1))"
     " AND (?2 IS NULL OR t.status = ?2) AND (?3 IS NULL OR t.name = ?3) ORDER BY t.id DESC LIMIT ?4"
+)
+
+
+PENDING_AT = (
+    "SELECT barrier_id, raised_seq, deadline_us FROM barrier"
+    " WHERE trace = ?1 AND raised_seq <= ?2 AND (decided_seq IS NULL OR decided_seq > ?2)"
 )
 
 
@@ -198,7 +204,10 @@ class Store:
             infos = []
             for trace_id, label, state, created_us, parent, fork_seq, row_id in found:
                 row = TraceRow(row_id, trace_id, label, None, fork_seq, created_us, state)
-                head = log.head(connection, row)
+                try:
+                    head = log.head(connection, row)
+                except LogCorrupted:  # `verify` names it; one damaged trace does not take the list down
+                    head = Head(0, b"", created_us)
                 infos.append(
                     TraceInfo(
                         trace_id,
@@ -224,8 +233,8 @@ class Store:
             parent = log.find_trace(connection, trace_id)
             seq = log.head(connection, parent).version if at is None else at
             head = log.boundary(connection, parent, seq)
-            segments = log.lineage(connection, parent, seq)
-        owner = segments[-1].trace
+            owner = log.lineage(connection, parent, seq)[-1].trace
+            waiting: list[Any] = connection.execute(PENDING_AT, (owner, seq)).fetchall()
         label = parent.name if name is None else name
         event = envelope(TraceForked(label, trace_id, seq))
         body = encode_body([event], False)
@@ -234,6 +243,9 @@ class Store:
         digest = chain.extend(head.digest, seq + 1, 1, at_us, own_id, body)
         log_row = (0, seq + 1, 1, own_id, at_us, digest, as_column(body))
         append = Append(new_id, log_row, new_trace=(new_id, label, owner, seq, at_us))
+        append.extras = [(RAISE_BARRIER, (TRACE_ROW, *barrier)) for barrier in waiting]
+        if waiting:
+            append.extras.append((SET_STATUS, ("waiting", TRACE_ROW)))
         self._writer.commit(append)
         row = TraceRow(append.row[0], new_id, label, owner, seq, at_us, "running")
         return Trace(self, row, Head(seq + 1, digest, at_us), ReducerRegistry())

@@ -20,13 +20,15 @@ from . import chain, history
 from .barrier import decision_marks, find_pending
 from .bases import Folded
 from .checkpoint import Checkpoint, CheckpointTrigger
-from .codec import Envelope, as_column, decode_rows, encode_body, envelope
-from .control import ENDED, control_deltas, pending_barriers, reducers
+from .codec import Envelope, Row, as_column, decode_rows, encode_body, envelope, state_size_bytes
+from .control import ENDED, control_deltas, pending_barriers, reducers, status_of
 from .errors import (
     AppendIdReused,
     BarrierError,
     EventStoreError,
+    LogCorrupted,
     MissingKey,
+    StateError,
     StateMutated,
     TraceEndedError,
     ValueRefused,
@@ -46,15 +48,16 @@ from .event import (
     StateDelta,
     TraceEnded,
 )
-from .fold import MISSING, apply
+from .fold import MISSING, advance, apply, shape_of
+from .link import fold_rows
 from .log import Head, LogRow, TraceRow
 from .mutation import Fingerprints
-from .pending import ANY, AnyVersion, Appended, Mark, Pending, mark_statement, moves, projections, same_events
+from .pending import ANY, AnyVersion, Appended, Mark, Pending, mark_statements, moves, projections, same_events
 from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .redaction import redact_decision, redact_event
 from .reduce import Reducer, ReducerRegistry
-from .step import Draft, Step, converted, state_size_bytes
+from .step import Draft, Step, converted
 
 if TYPE_CHECKING:
     from .store import Store
@@ -129,7 +132,7 @@ class Trace:
     def status(self) -> str:
         """running, waiting, completed, failed or cancelled."""
         self._live()
-        return str(self._control.get("status", "running"))
+        return status_of(self._control)
 
     @property
     def graph_hash(self) -> str:
@@ -261,7 +264,12 @@ class Trace:
         while True:
             expected, _, _ = self._begin()
             draft = Draft(self._live(), self._registry)
-            barrier_id, node = find_pending(self.id, self._control, barrier)
+            try:
+                barrier_id, node = find_pending(self.id, self._control, barrier)
+            except BarrierError:
+                if self.refresh() == expected:
+                    raise
+                continue  # another handle raised it meanwhile
             if self._store.redact is not None:
                 decision = redact_decision(self._store.redact, node, decision)
             event = envelope(BarrierDecided(barrier_id, node, decision))
@@ -303,23 +311,34 @@ class Trace:
             if head.version == self._version or self._state is None:
                 return self._version
             found = self._store._reader.news(self._row, self._version)
-            for row in found:
-                rows = decode_rows(row.body)
-                for event in rows:
-                    if event.kind == "delta":
-                        apply(self._state, event.key, event.op, event.value)
-                        self._tail_deltas += 1
-                    else:
-                        for key, op, value in control_deltas(event.kind, event.data):
-                            apply(self._control, key, op, value)
+            for row, events in self._foldable(found):
+                fold_rows(self._control, self._state, events)
                 self._version, self._digest, self._at_us = row.last_seq, row.digest, row.at_us
+                self._tail_deltas += len(events)
                 self._tail_rows += 1
                 self._tail_bytes += len(row.body)
                 self._log_bytes += len(row.body)
-            if found:
-                self._state_bytes = -1
-                self._print_all()
+            self._state_bytes = -1
+            self._print_all()
             return self._version
+
+    def _foldable(self, found: list[LogRow]) -> list[tuple[LogRow, list[Row]]]:
+        """The rows with their events, checked against the live state before any is taken in."""
+        shapes: dict[str, Any] = {}
+        checked = []
+        for row in found:
+            try:
+                events = decode_rows(row.body)
+                for event in events:
+                    if event.kind == "delta":
+                        before = shapes.get(event.key, self._live().get(event.key, MISSING))
+                        shapes[event.key] = advance(shape_of(before), event.key, event.op, event.value)
+                    else:
+                        control_deltas(event.kind, event.data)
+            except (ValueError, TypeError, KeyError, StateError) as error:
+                raise LogCorrupted(self._store.path, self.id, row.first_seq, str(error)) from error
+            checked.append((row, events))
+        return checked
 
     # Reading
 
@@ -486,20 +505,24 @@ class Trace:
         if len(control) == 1 and control[0].kind == "node_executed":
             extras, control_moves = [], moves(control[0])
         else:
-            extras = projections(control, wire, expected + 1, str(self._control.get("status", "")))
+            extras = projections(control, wire, expected + 1, self._control)
             control_moves = [move for event in control for move in moves(event)]
         for seq, node, trigger in marks:
-            extras.append(mark_statement(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us))
+            extras += mark_statements(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us)
         fold, state_bytes, live = None, 0, () if draft is None else draft.live
         if self._state is not None:
             if self._state_bytes < 0:
                 self._size()
             state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
+            for key, _, value in control_moves:
+                if key not in self._control:
+                    state_bytes += len(key) + 6 + (len(value) if type(value) is str else 0)
             if state_bytes < 2:
                 state_bytes = 2
             tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size
             policy = store.fold_policy
-            if policy.may_fold(tail_deltas, tail_bytes, self._chain_bytes, state_bytes):
+            may_fold = getattr(policy, "may_fold", None)
+            if may_fold is None or may_fold(tail_deltas, tail_bytes, self._chain_bytes, state_bytes):
                 fold = policy.decide(
                     FoldInput(
                         tail_deltas,
@@ -516,6 +539,7 @@ class Trace:
                 )
         pending = Pending(self._row.trace_id, row, extras, fold, state_bytes, sync)
         pending.live, pending.control, pending.size_bytes = live, control_moves, size
+        pending.is_exact = draft is None or draft.is_exact
         return pending
 
     def _commit(self, pending: Pending) -> Appended:
@@ -554,7 +578,7 @@ class Trace:
             else:
                 apply(control, key, op, value)
         if pending.state_bytes:
-            self._state_bytes = pending.state_bytes
+            self._state_bytes = pending.state_bytes if pending.is_exact else -1
         if pending.folded is not None:
             self._rebased(pending.folded)
         else:
@@ -574,9 +598,9 @@ class Trace:
         return Appended(found.first_seq, found.last_seq, duplicate=True)
 
     def _size(self) -> int:
-        """About the JSON size of the live state."""
+        """About the JSON size of the live state and control: what a whole base would hold."""
         if self._state_bytes < 0:
-            self._state_bytes = state_size_bytes(self._live())
+            self._state_bytes = state_size_bytes(self._live()) + state_size_bytes(self._control)
         return self._state_bytes
 
     def _rebased(self, folded: Folded | None) -> None:

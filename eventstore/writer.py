@@ -39,13 +39,14 @@ INSERT_TRACE = "INSERT INTO trace (trace_id, name, parent, fork_seq, created_us)
 SET_STATUS = "UPDATE trace SET status = ? WHERE id = ?"
 RAISE_BARRIER = "INSERT INTO barrier (trace, barrier_id, raised_seq, deadline_us) VALUES (?, ?, ?, ?)"
 DECIDE_BARRIER = "UPDATE barrier SET decided_seq = ? WHERE trace = ? AND barrier_id = ?"
-PUT_CHECKPOINT = (
-    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (trace, seq) DO UPDATE SET node = coalesce(excluded.node, node),"
-    " metadata = coalesce(metadata, excluded.metadata),"
+MERGE_CHECKPOINT = (
+    "UPDATE checkpoint SET node = coalesce(?, node), metadata = coalesce(metadata, ?),"
     " triggers = (SELECT json_group_array(value) FROM (SELECT value FROM json_each(checkpoint.triggers)"
-    " UNION SELECT value FROM json_each(excluded.triggers)))"
+    " UNION SELECT value FROM json_each(?))) WHERE trace = ? AND seq = ?"
+)
+ADD_CHECKPOINT = (
+    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM checkpoint WHERE trace = ? AND seq = ?)"
 )
 
 
@@ -66,7 +67,7 @@ class Append:
         self,
         trace_id: str,
         row: tuple[Any, ...],
-        extras: Sequence[tuple[str, tuple[Any, ...]]] = (),
+        extras: list[tuple[str, tuple[Any, ...]]] | None = None,
         fold: FoldDecision | None = None,
         state_bytes: int = 0,
         sync: bool = False,
@@ -74,7 +75,7 @@ class Append:
     ) -> None:
         self.trace_id = trace_id
         self.row = row
-        self.extras = extras
+        self.extras = extras or []
         self.fold = fold
         self.state_bytes = state_bytes
         self.sync = sync

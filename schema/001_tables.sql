@@ -79,7 +79,7 @@ CREATE TABLE checkpoint (
   triggers      TEXT NOT NULL CHECK (json_valid(triggers)),
   metadata      TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
   created_us    INTEGER NOT NULL,
-  PRIMARY KEY (trace, seq)
+  PRIMARY KEY (trace, seq, checkpoint_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Projection of the barrier events, for the inbox.
