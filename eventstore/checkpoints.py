@@ -33,16 +33,16 @@ COLUMNS = (
 BY_ID = COLUMNS + " WHERE c.checkpoint_id = ?"
 NEWEST_FIRST = (
     COLUMNS
-    + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) ORDER BY c.seq DESC, c.created_us DESC LIMIT ?"
+    + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) ORDER BY c.seq DESC, c.checkpoint_id DESC LIMIT ?"
 )
-AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ? ORDER BY c.created_us"
+AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ? ORDER BY c.checkpoint_id"
 SAVE = (
     "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 PRUNE = (
     "DELETE FROM checkpoint WHERE trace = ?1 AND checkpoint_id NOT IN"
-    " (SELECT checkpoint_id FROM checkpoint WHERE trace = ?1 ORDER BY seq DESC, created_us DESC LIMIT ?2)"
+    " (SELECT checkpoint_id FROM checkpoint WHERE trace = ?1 ORDER BY seq DESC, checkpoint_id DESC LIMIT ?2)"
 )
 
 

@@ -47,6 +47,7 @@ class Opaque:
         """Raise ValueError unless the fields have their types and `data` holds `count` items."""
         if type(self.codec) is not str or type(self.data) is not bytes:
             raise ValueError("codec is a string, data are bytes")
+        self.codec.encode()
         if self.count is None:
             return
         if type(self.count) is not int or not 0 <= self.count < 2**32:

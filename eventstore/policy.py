@@ -102,8 +102,10 @@ class AdaptiveFold(msgspec.Struct, frozen=True):
         decision = self._decide(now)
         if decision is None or self.max_overhead_ratio is None:
             return decision
-        size = now.state_bytes if decision.kind == "whole" else now.tail_bytes
-        return None if now.base_bytes + size > self.max_overhead_ratio * now.log_bytes else decision
+        size = min(now.state_bytes, now.tail_bytes)
+        if now.base_bytes + size > self.max_overhead_ratio * now.log_bytes:
+            return None
+        return FoldDecision("whole", decision.reason) if size == now.state_bytes else decision
 
     def _decide(self, now: FoldInput) -> FoldDecision | None:
         tail, state = now.tail_bytes, now.state_bytes

@@ -12,4 +12,4 @@ def test_readme_blocks_run_in_order(tmp_path, monkeypatch):
     assert len(blocks) >= 4
     namespace = {}
     for number, block in enumerate(blocks, 1):
-        exec(compile(block, f"README block {number}", "exec"), namespace)
+        exec(compile(block, f"README block {number}", "exec"), namespace)  # noqa: S102
