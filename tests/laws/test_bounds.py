@@ -321,7 +321,7 @@ def test_costly_steps_keep_the_bounds(path):
 
 
 def test_a_budget_on_bases_is_kept_and_used(path):
-    measured = run(path, mixed, 1000, words="plain", fold_policy=es.AdaptiveFold(max_overhead_ratio=0.2))
+    measured = run(path, overwrite_heavy, 1000, words="plain", fold_policy=es.AdaptiveFold(max_overhead_ratio=0.2))
     assert 0 < measured.base_bytes <= 0.2 * measured.log_bytes
 
 
