@@ -197,6 +197,8 @@ def nearest(connection: apsw.Connection, segments: list[Segment], seq: int, sql:
         row: Any = connection.execute(sql, (segment.trace, min(seq, segment.upto))).fetchone()
         if row is not None and row[2] > segment.after:
             return Base._make(row)
+        if root_seq(connection, segment.trace):
+            return None  # what stands below a root has a hole between
     return None
 
 

@@ -19,7 +19,6 @@ from .errors import CheckpointNotFound, TraceNotFound
 from .event import DeltaOp, DeltaSource, StateDelta, utc
 from .log import boundary, find_trace
 from .pending import mark_statements
-from .policy import FoldInput
 from .record import ExecutionMetadata
 
 if TYPE_CHECKING:
@@ -103,30 +102,20 @@ class CheckpointStore:
     def mark(self, trace: Trace, node: str | None, trigger: CheckpointTrigger) -> Checkpoint:
         """A checkpoint at the head of an open trace; asks the fold policy for a base there."""
         store, row = self._store, trace._row
-        graph_hash = trace.graph_hash
-        now = time.time_ns() // 1000
-        decision = store.fold_policy.decide(
-            FoldInput(
-                trace._tail_deltas,
-                trace._tail_rows,
-                trace._tail_bytes,
-                trace._chain_bytes,
-                trace._size(),
-                True,
-            )
-        )
+        store._database.check_open()
+        with trace._lock:
+            version, graph_hash = trace.version, trace.graph_hash
+            decision = store.fold_policy.decide(trace._fold_input((), 0, 0, score_passed=True))
+            size = trace._size()
 
-        def work(connection: apsw.Connection) -> Any:
-            for sql, parameters in mark_statements(trace.version, node, graph_hash, trigger, now, row.id):
-                connection.execute(sql, parameters)
-            return (
-                None
-                if decision is None
-                else store._reader.fold_at(connection, row, trace.version, trace._size(), decision)
-            )
+            def work(connection: apsw.Connection) -> Any:
+                now = time.time_ns() // 1000
+                for sql, parameters in mark_statements(version, node, graph_hash, trigger, now, row.id):
+                    connection.execute(sql, parameters)
+                return None if decision is None else store._reader.fold_at(connection, row, version, size, decision)
 
-        trace._rebased(store._writer.write(work))
-        return self._one(AT, (row.id, trace.version))
+            trace._rebased(store._writer.write(work))
+        return self._one(AT, (row.id, version))
 
     def load(self, checkpoint_id: str | UUID) -> Checkpoint:
         """The checkpoint of that id. Raises CheckpointNotFound."""

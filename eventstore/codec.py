@@ -218,6 +218,15 @@ def envelope(event: ControlEvent) -> Envelope:
     return Envelope(kind, data)
 
 
+def check_append_id(append_id: Any) -> None:
+    """Raise ValueRefused unless it is None, a string of 1 to 1,024 bytes, or a 64-bit integer."""
+    if append_id is None or (type(append_id) is int and INT_MIN <= append_id <= INT_MAX):
+        return
+    if type(append_id) is not str:
+        raise ValueRefused("append_id", f"{append_id!r} is neither a plain string nor a 64-bit integer")
+    check_key(append_id)
+
+
 def check_cost(duration_ms: Any, token_cost: Any) -> None:
     """Raise ValueRefused unless both are finite numbers of 0 or more, and integers fit 64 bits."""
     for name, value in (("duration_ms", duration_ms), ("token_cost", token_cost)):

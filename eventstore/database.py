@@ -107,10 +107,13 @@ class Database:
             self.writer = self._connect()
             try:
                 self._prepare(existed)
+                self.turnstile = Turnstile(None if read_only else self._file)
+            except OSError as error:
+                self.writer.close()
+                raise StorageError(path, f"its lock file cannot be opened: {error.strerror}") from None
             except BaseException:
                 self.writer.close()
                 raise
-        self.turnstile = Turnstile(None if read_only else self._file)
         _open_databases.add(self)
 
     def _connect(self) -> apsw.Connection:

@@ -176,14 +176,3 @@ def fold_rows(control: State | None, state: State, rows: Iterable[Row], limit: i
         if control is not None:
             for key, op, value in control_deltas(row.kind, row.data):
                 apply(control, key, op, value)
-
-
-__all__ = [
-    "Link",
-    "NetEffect",
-    "State",
-    "decode_link",
-    "decode_whole",
-    "encode_whole",
-    "fold_rows",
-]

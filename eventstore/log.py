@@ -82,7 +82,10 @@ class Segment(NamedTuple):
 
 def find_trace(connection: apsw.Connection, trace_id: str) -> TraceRow:
     """The trace of that id. Raises TraceNotFound or TraceErased."""
-    row = connection.execute(TRACE_BY_ID, (trace_id,)).fetchone()
+    try:
+        row = connection.execute(TRACE_BY_ID, (trace_id,)).fetchone()
+    except UnicodeEncodeError:
+        raise TraceNotFound(ascii(trace_id)) from None
     if row is None:
         if connection.execute("SELECT 1 FROM tombstone WHERE trace_id = ?", (trace_id,)).fetchone():
             raise TraceErased(trace_id)

@@ -26,19 +26,26 @@ class Fingerprints:
     __slots__ = ("_prints",)
 
     def __init__(self, state: dict[str, Any]) -> None:
-        self._prints = {key: crc32(msgpack_encode(value)) for key, value in state.items()}
+        self._prints = {key: _print(value) for key, value in state.items()}
 
     def update(self, state: dict[str, Any], keys: Iterable[str]) -> None:
         """Take in keys that deltas have just changed."""
         for key in keys:
             if key in state:
-                self._prints[key] = crc32(msgpack_encode(state[key]))
+                self._prints[key] = _print(state[key])
             else:
                 self._prints.pop(key, None)
 
     def changed_key(self, state: dict[str, Any]) -> str | None:
         """The first key whose value is not what the log has; None when all are."""
         for key, value in state.items():
-            if self._prints.get(key) != crc32(msgpack_encode(value)):
+            if self._prints.get(key) != _print(value):
                 return key
         return next((key for key in self._prints if key not in state), None)
+
+
+def _print(value: Any) -> int:
+    try:
+        return crc32(msgpack_encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return -1  # what no log can hold was put there in place

@@ -17,7 +17,7 @@ from . import bases, log
 from .bases import Folded, Restored
 from .codec import state_size_bytes
 from .database import Database
-from .errors import SeqOutOfRange, Trimmed
+from .errors import SeqOutOfRange, StorageError, Trimmed
 from .log import Head, LogRow, TraceRow
 from .policy import FoldDecision
 from .writer import Writer
@@ -80,6 +80,11 @@ class Reader:
             return None
         return LogRow._make(found)
 
+    def nearest_base(self, row: TraceRow, seq: int) -> bases.Base | None:
+        """Where the newest base at or before `seq` stands; its body is not read."""
+        with self._database.reader() as connection:
+            return bases.nearest(connection, log.lineage(connection, row, seq), seq, bases.NEAREST_PLACE)
+
     def news(self, row: TraceRow, after: int) -> list[LogRow]:
         """Every row after the boundary `after`."""
         return [found for page in self.pages(row, after, 2**62) for found in page]
@@ -90,6 +95,8 @@ class Reader:
         Raises Trimmed.
         """
         cursor = after
+        if upto < 1:
+            return
         while True:
             with self._database.reader() as connection:
                 segments = log.lineage(connection, row, upto)
@@ -131,4 +138,7 @@ class Reader:
             if seq > row.fork_seq:
                 self.fold_at(connection, row, seq, state_size_bytes(restored.state), decision)
 
-        self._writer.write(work)
+        try:
+            self._writer.try_write(work)
+        except StorageError:
+            return  # the answer is known; a later read replaces it

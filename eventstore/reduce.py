@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from .codec import check_key
 from .errors import DeltaApply, ReducerConflict, StateConflict
 from .event import DeltaOp, DeltaSource, StateDelta
 from .fold import MISSING, advance, combine, copy_value, shape_of
@@ -70,7 +71,8 @@ class ReducerRegistry:
             self.register(key, reducer)
 
     def register(self, key: str, reducer: Reducer | str | CustomReducer) -> None:
-        """Set the reducer of `key`."""
+        """Set the reducer of `key`. Raises ValueRefused, TypeError."""
+        check_key(key)
         if isinstance(reducer, str):
             try:
                 self._reducers[key] = Reducer(reducer)

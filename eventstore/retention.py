@@ -16,7 +16,7 @@ import apsw
 
 from . import bases, log
 from .codec import as_column, state_size_bytes
-from .errors import RetentionBlocked
+from .errors import RetentionBlocked, StorageFull, StoreBusy
 from .event import JsonRecord, utc
 from .link import encode_whole
 from .log import TraceRow
@@ -137,7 +137,10 @@ def _remove(store: Store, trace_id: str, work: Callable[[apsw.Connection], int],
     connection = database.writer
     before_pages = writer.quiet(lambda: connection.pragma("page_count"))
     rows = writer.write(work, sync=True)
-    busy = writer.quiet(lambda: _give_back(connection, rewrite))
+    try:
+        busy = writer.quiet(lambda: _give_back(connection, rewrite))
+    except (StoreBusy, StorageFull):
+        busy = True  # the removal is committed; only its pages stay for now
     pages, size = writer.quiet(lambda: (connection.pragma("page_count"), connection.pragma("page_size")))
     return Removed(trace_id, rows, (before_pages - pages) * size, not busy)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from .codec import Row, check_key, normalise, size_bytes
+from .codec import Row, check_append_id, check_key, normalise, size_bytes
 from .errors import Deserialize, EventStoreError, MissingKey, WrongExpectedVersion
 from .event import NodeExecuted
 from .fold import MISSING, advance, apply, copy_value, shape_of
@@ -87,7 +87,7 @@ class Draft:
         """A literal put. Raises ValueRefused."""
         overlay = self._overlay
         old = overlay[key] if key in overlay else self._state.get(key, MISSING)
-        if old is MISSING:
+        if old is MISSING or type(key) is not str:
             check_key(key)
         if self._redact is not None:
             value = self._redact(key, value)
@@ -119,13 +119,14 @@ class Draft:
             live: Any = None
             size = 0
         else:
-            if old is MISSING:
+            if old is MISSING or type(key) is not str:
                 check_key(key)
             if self._redact is not None:
                 value = self._redact(key, value)
             if op == "splice" and isinstance(value, dict) and isinstance(value.get("items"), Opaque):
                 self.opaque = True
-                wire, live, size = value, dict(value), len(value["items"].data)
+                size = normalise(key, value["items"])[2]
+                wire = live = {name: value.get(name) for name in ("start", "count", "items")}
             else:
                 wire, live, size = normalise(key, value)
                 if type(live) is Opaque:
@@ -206,6 +207,7 @@ class Step:
         for name in (node, next):
             if name is not None:
                 check_key(name)
+        check_append_id(append_id)
         self._trace = trace
         self.node = node
         self.metadata = metadata or _UNMEASURED
@@ -326,7 +328,10 @@ class Step:
 
 
 def _described(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    try:
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # an exception that cannot be printed is still the one that happened
+        text = type(error).__name__
     return text.encode("utf-8", "replace").decode()
 
 

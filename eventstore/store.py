@@ -308,6 +308,7 @@ class Store:
         Raises TraceNotFound, Trimmed, LogCorrupted.
         """
         row, head = self._reader.find(trace_id)
+        after = after if after is None else max(after, 0)
         until = head.version if upto is None else min(upto, head.version)
         for page in self._reader.pages(row, after, until):
             for found in page:
@@ -358,7 +359,6 @@ class Store:
     def close(self) -> None:
         """Commit what is queued and close the file. Closing twice is fine."""
         self._writer.close()
-        self._database.close()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

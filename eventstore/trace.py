@@ -20,7 +20,17 @@ from . import chain, history
 from .barrier import decision_marks, find_pending
 from .bases import Folded
 from .checkpoint import Checkpoint, CheckpointTrigger
-from .codec import Envelope, Row, as_column, decode_rows, encode_body, envelope, state_size_bytes
+from .codec import (
+    Envelope,
+    Row,
+    as_column,
+    check_append_id,
+    check_key,
+    decode_rows,
+    encode_body,
+    envelope,
+    state_size_bytes,
+)
 from .control import ENDED, control_deltas, pending_barriers, reducers, status_of
 from .errors import (
     AppendIdReused,
@@ -31,6 +41,7 @@ from .errors import (
     StateError,
     StateMutated,
     TraceEndedError,
+    Trimmed,
     ValueRefused,
     WrongExpectedVersion,
 )
@@ -57,7 +68,7 @@ from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .redaction import redact_decision, redact_event
 from .reduce import Reducer, ReducerRegistry
-from .step import Draft, Step, converted
+from .step import Draft, LiveDelta, Step, converted
 
 if TYPE_CHECKING:
     from .store import Store
@@ -198,6 +209,7 @@ class Trace:
         of yours, or (with the `expected_version` beside it) the number that a `StoreHalted` carries.
         Raises WrongExpectedVersion, AppendIdReused, ValueRefused, DeltaApply and storage errors.
         """
+        check_append_id(append_id)
         if not events:
             raise EventStoreError(f"trace {self.id}: an append needs at least one event")
         if self._store.redact is not None:
@@ -248,8 +260,9 @@ class Trace:
         """Wait for a human at `node`; gives the barrier's id, `node#occurrence`. Raises WrongExpectedVersion."""
         expected, _, _ = self._begin()
         barrier_id = f"{node}#{self._control.get(f'raised/{node}', 0) + 1}"
-        if default is not None and self._store.redact is not None:
-            default = redact_decision(self._store.redact, node, default)
+        if self._store.redact is not None:
+            prompt = str(self._store.redact(f"{node}.prompt", prompt))
+            default = None if default is None else redact_decision(self._store.redact, node, default)
         event = envelope(BarrierRaised(barrier_id, node, prompt, list(keys), deadline_us, default))
         self._commit(self._prepare([event], None, [event], expected, None))
         return barrier_id
@@ -270,10 +283,11 @@ class Trace:
                 if self.refresh() == expected:
                     raise
                 continue  # another handle raised it meanwhile
+            made = decision
             if self._store.redact is not None:
-                decision = redact_decision(self._store.redact, node, decision)
-            event = envelope(BarrierDecided(barrier_id, node, decision))
-            for key, value in decision_marks(node, decision).items():
+                made = redact_decision(self._store.redact, node, decision)
+            event = envelope(BarrierDecided(barrier_id, node, made))
+            for key, value in decision_marks(node, made).items():
                 if value is not MISSING:
                     draft.replace(key, value, "human")
                 elif key in self._live():
@@ -299,10 +313,13 @@ class Trace:
         """
         self._live()
         self._check_mutation()
+        if node is not None:
+            check_key(node)
         return self._store.checkpoints.mark(self, node or self._control.get("next"), CheckpointTrigger.EXPLICIT)
 
     def refresh(self) -> int:
         """Take in what other writers appended; gives the version. Raises LogCorrupted, TraceErased."""
+        self._store._database.check_open()
         with self._lock:
             self._check_mutation()
             _, head = self._store._reader.find(self.id)
@@ -310,7 +327,11 @@ class Trace:
                 self._version, self._digest, self._at_us = head
             if head.version == self._version or self._state is None:
                 return self._version
-            found = self._store._reader.news(self._row, self._version)
+            try:
+                found = self._store._reader.news(self._row, self._version)
+            except Trimmed:  # what this handle had not seen is history behind a root by now
+                self._load()
+                return self._version
             for row, events in self._foldable(found):
                 fold_rows(self._control, self._state, events)
                 self._version, self._digest, self._at_us = row.last_seq, row.digest, row.at_us
@@ -318,9 +339,20 @@ class Trace:
                 self._tail_rows += 1
                 self._tail_bytes += len(row.body)
                 self._log_bytes += len(row.body)
+            self._take_base(found)
             self._state_bytes = -1
             self._print_all()
             return self._version
+
+    def _take_base(self, found: list[LogRow]) -> None:
+        """A base that another handle wrote among the new rows is this one's too."""
+        base = self._store._reader.nearest_base(self._row, self._version)
+        tail = [row for row in found if base is not None and row.first_seq > base.seq]
+        if base is None or len(tail) == len(found):
+            return
+        self._chain_bytes, self._base_bytes = base.chain_bytes, base.base_bytes
+        self._tail_rows, self._tail_bytes = len(tail), sum(len(row.body) for row in tail)
+        self._tail_deltas = sum(row.n for row in tail)
 
     def _foldable(self, found: list[LogRow]) -> list[tuple[LogRow, list[Row]]]:
         """The rows with their events, checked against the live state before any is taken in."""
@@ -358,6 +390,7 @@ class Trace:
 
     def _live(self) -> dict[str, Any]:
         if self._state is None:
+            self._store._database.check_open()
             with self._lock:
                 if self._state is None:
                     self._load()
@@ -394,6 +427,7 @@ class Trace:
         landed = self._store._reader.find_append(self._row, append_id)
         if landed is not None:
             return landed.first_seq - 1, self._draft_before(landed), landed
+        self._store._database.check_open()
         with self._lock:
             state = self._live()
             self._check_mutation()
@@ -420,6 +454,10 @@ class Trace:
     ) -> Pending:
         store = self._store
         self._check_mutation()
+        if executed.error is not None and store.redact is not None:
+            executed = msgspec.structs.replace(
+                executed, error=str(store.redact(f"{executed.node}.error", executed.error))
+            )
         event = Envelope("node_executed", executed)
         wire = [event] if draft is None else [*draft.body(), event]
         marks: list[Mark] = []
@@ -444,7 +482,7 @@ class Trace:
             self._check_mutation()
             draft, expected = Draft(self._live(), self._registry, self._store.redact), self._version
             wire, control = self._drafted(events, draft)
-            if any(not isinstance(event, Note) for event in events) and self._control.get("status") in ENDED:
+            if self._control.get("status") in ENDED:
                 raise TraceEndedError(self.id, str(self._control["status"]))
             self._check_control(control)
         return self._prepare(wire, draft, control, expected, append_id)
@@ -507,6 +545,7 @@ class Trace:
         else:
             extras = projections(control, wire, expected + 1, self._control)
             control_moves = [move for event in control for move in moves(event)]
+            sync = sync or any(event.kind == "barrier_decided" for event in control)
         for seq, node, trigger in marks:
             extras += mark_statements(seq, node, str(self._control.get("graph_hash", "")), trigger, at_us)
         fold, state_bytes, live = None, 0, () if draft is None else draft.live
@@ -524,17 +563,8 @@ class Trace:
             may_fold = getattr(policy, "may_fold", None)
             if may_fold is None or may_fold(tail_deltas, tail_bytes, self._chain_bytes, state_bytes):
                 fold = policy.decide(
-                    FoldInput(
-                        tail_deltas,
-                        self._tail_rows + 1,
-                        tail_bytes,
-                        self._chain_bytes,
-                        state_bytes,
-                        score_passed or bool(marks),
-                        store._reader.reread_bytes.get(self._row.id, 0),
-                        store._reader.restore_us_per_kib,
-                        self._log_bytes + size,
-                        self._base_bytes,
+                    self._fold_input(
+                        live, size, state_bytes - self._state_bytes, score_passed=score_passed or bool(marks)
                     )
                 )
         pending = Pending(self._row.trace_id, row, extras, fold, state_bytes, sync)
@@ -543,6 +573,7 @@ class Trace:
         return pending
 
     def _commit(self, pending: Pending) -> Appended:
+        self._store._database.check_open()
         with self._lock:
             if pending.duplicate is None:
                 self._store._writer.commit(pending)
@@ -602,6 +633,24 @@ class Trace:
         if self._state_bytes < 0:
             self._state_bytes = state_size_bytes(self._live()) + state_size_bytes(self._control)
         return self._state_bytes
+
+    def _fold_input(
+        self, live: Sequence[LiveDelta], body_bytes: int, growth_bytes: int, *, score_passed: bool
+    ) -> FoldInput:
+        """What the policy is to know once these deltas are in."""
+        reader = self._store._reader
+        return FoldInput(
+            self._tail_deltas + len(live),
+            self._tail_rows + (body_bytes > 0),
+            self._tail_bytes + body_bytes,
+            self._chain_bytes,
+            max(2, self._size() + growth_bytes),
+            score_passed,
+            reader.reread_bytes.get(self._row.id, 0),
+            reader.restore_us_per_kib,
+            self._log_bytes + body_bytes,
+            self._base_bytes,
+        )
 
     def _rebased(self, folded: Folded | None) -> None:
         """A base now stands at the head."""

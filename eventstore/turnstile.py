@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 try:
     import fcntl
@@ -25,7 +26,8 @@ class Turnstile:
         """`path` None (a read-only store): there is nothing to wait for."""
         self._fd = -1
         if fcntl is not None and path is not None:
-            self._fd = os.open(f"{path}-lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            mode = Path(path).stat().st_mode & 0o666
+            self._fd = os.open(f"{path}-lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, mode)
 
     def try_enter(self) -> bool:
         """Enter if nobody is inside."""

@@ -24,9 +24,10 @@ from .errors import (
     BaseCorrupted,
     EventStoreError,
     StateError,
+    StoreClosed,
     StoreHalted,
-    TraceErased,
     TraceExists,
+    TraceNotFound,
     WrongExpectedVersion,
 )
 from .log import ROW_AT, ROW_BY_APPEND_ID, LogRow, find_trace, head, lineage, trace_by_row
@@ -106,7 +107,7 @@ class Writer:
         self._database = database
         self._connection = database.writer
         self._turnstile = database.turnstile
-        self._mutex = allocate_lock()
+        self._mutex: Any = threading.RLock()  # owned, so that an interrupted commit can be cleaned up after
         self._queue: deque[Append] = deque()
         self._wake = allocate_lock()
         self._wake.acquire()
@@ -115,23 +116,19 @@ class Writer:
 
     def commit(self, append: Append) -> None:
         """Commit one append; returns when it is as durable as the store promises, or raises its error."""
-        if self._mutex.acquire(False):
-            try:
-                self._database.check_open()
-                done = self._turnstile.try_enter()
-                if done:
-                    try:
-                        if append.is_one_row and not (append.sync and self._strong(True)):
-                            self._insert_alone(append)
-                        else:
-                            self._run((append,))
-                    finally:
-                        self._turnstile.leave()
-            finally:
-                self._mutex.release()
-            if not done:
-                self._wait_in_queue(append)
-        else:
+        self._database.check_open()
+        done = False
+        try:
+            if self._mutex.acquire(False) and self._turnstile.try_enter():
+                self._tidy()
+                done = True
+                if append.is_one_row and not (append.sync and self._strong(True)):
+                    self._insert_alone(append)
+                else:
+                    self._run((append,))
+        finally:
+            self._release()
+        if not done:
             self._wait_in_queue(append)
         if append.error is not None:
             raise append.error
@@ -151,23 +148,45 @@ class Writer:
         with self._turn(), self._database.errors():
             return work()
 
+    def try_write(self, work: Callable[[apsw.Connection], object]) -> bool:
+        """`write`, unless anyone else is writing; for what may as well wait for another time."""
+        try:
+            if not (self._mutex.acquire(False) and self._turnstile.try_enter()):
+                return False
+            self._tidy()
+            with self._database.errors(), _Transaction(self._connection, strong=False):
+                work(self._connection)
+            return True
+        finally:
+            self._release()
+
     @contextmanager
     def _turn(self) -> Iterator[None]:
+        self._database.check_open()
         timeout_ms = self._database.busy_timeout_ms
-        if not self._mutex.acquire(timeout=timeout_ms / 1000):
-            raise self._database.busy()
         try:
-            self._database.check_open()
-            if not self._turnstile.enter_within(timeout_ms):
+            if not self._mutex.acquire(timeout=timeout_ms / 1000) or not self._turnstile.enter_within(timeout_ms):
                 raise self._database.busy()
-            try:
-                yield
-            finally:
-                self._turnstile.leave()
+            self._tidy()
+            yield
         finally:
-            self._mutex.release()
+            self._release()
+
+    def _tidy(self) -> None:
+        """Holding the mutex: nothing that an interrupted caller left open may swallow the next commit."""
+        self._database.check_open()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _release(self) -> None:
+        """Give back what this thread holds, however it was interrupted."""
+        if self._mutex._is_owned():
+            self._turnstile.leave()
+            while self._mutex._is_owned():
+                self._mutex.release()
 
     def _wait_in_queue(self, append: Append) -> None:
+        self._database.check_open()
         gate = append.gate = allocate_lock()
         gate.acquire()
         self._queue.append(append)
@@ -182,12 +201,21 @@ class Writer:
             append.error = self._database.busy()
 
     def close(self) -> None:
-        """Let what is queued commit, and end the writer thread."""
+        """Let what is queued commit, then close the database; whoever comes later gets StoreClosed."""
         self._closing = True
         if self._thread is not None:
             self._rouse()
             self._thread.join(self._database.busy_timeout_ms / 1000)
-            self._thread = None
+        held = self._mutex.acquire(timeout=self._database.busy_timeout_ms / 1000)
+        try:
+            self._database.close()
+        finally:
+            if held:
+                self._mutex.release()
+        for append in self._drain():
+            append.error = StoreClosed(self._database.path, "the store is closed")
+            assert append.gate is not None
+            append.gate.release()
 
     def _rouse(self) -> None:
         if self._thread is None:
@@ -207,13 +235,14 @@ class Writer:
                     return
                 self._wake.acquire()
             with self._mutex:
-                self._turnstile.enter()
-                try:
-                    batch = self._drain()
-                    if batch:
+                batch = []
+                if self._queue:
+                    self._turnstile.enter()
+                    try:
+                        batch = self._drain()
                         self._guarded_run(batch)
-                finally:
-                    self._turnstile.leave()
+                    finally:
+                        self._turnstile.leave()
             for append in batch:
                 assert append.gate is not None
                 append.gate.release()
@@ -227,7 +256,7 @@ class Writer:
     def _guarded_run(self, batch: Sequence[Append]) -> None:
         """On the writer thread an unforeseen error must reach the callers, who wait."""
         try:
-            self._database.check_open()
+            self._tidy()
             self._run(batch)
         except Exception as error:
             for append in batch:
@@ -259,18 +288,26 @@ class Writer:
 
     def _insert(self, append: Append) -> None:
         connection = self._connection
+        alone = not append.extras and append.new_trace is None
         try:
+            if not alone:
+                connection.execute("SAVEPOINT one")
             if append.new_trace is not None:
                 connection.execute(INSERT_TRACE, append.new_trace)
                 append.row = (connection.last_insert_rowid(), *append.row[1:])
             connection.execute(INSERT_ROW, append.row)
+            for sql, parameters in append.extras:
+                connection.execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
         except apsw.ConstraintError as error:
+            if not alone:
+                connection.execute("ROLLBACK TO one")
             self._refuse(append, error)
-            return
-        for sql, parameters in append.extras:
-            connection.execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
-        if append.fold is not None:
-            self._fold(append, append.fold)
+        else:
+            if append.fold is not None:
+                self._fold(append, append.fold)
+        finally:
+            if not alone and connection.in_transaction:
+                connection.execute("RELEASE one")
 
     def _fold(self, append: Append, decision: FoldDecision) -> None:
         trace, first_seq, n, _, at_us, _, _ = append.row
@@ -293,8 +330,8 @@ class Writer:
         """Say which guard refused the row; an append id that is there already with this row's place is no error."""
         connection = self._connection
         row_id, append_id = append.row[0], append.row[3]
-        if append.new_trace is not None and not row_id:
-            append.error = self._why_no_trace(append)
+        if append.new_trace is not None:
+            append.error = self._why_no_trace(append) or self._database.translate(error)
             return
         found = None
         if isinstance(append_id, str):
@@ -316,12 +353,14 @@ class Writer:
         else:
             append.error = self._database.translate(error)
 
-    def _why_no_trace(self, append: Append) -> Exception:
+    def _why_no_trace(self, append: Append) -> Exception | None:
         try:
             trace = find_trace(self._connection, append.trace_id)
-        except TraceErased as erased:
-            return erased
-        return TraceExists(append.trace_id, head(self._connection, trace).version)
+            return TraceExists(append.trace_id, head(self._connection, trace).version)
+        except TraceNotFound:
+            return None  # a fork whose history went meanwhile: the guard's own words say so
+        except EventStoreError as error:
+            return error
 
     def _failure(self, append: Append, error: apsw.Error) -> Exception:
         failure = self._database.translate(error)
@@ -349,6 +388,8 @@ class _Transaction:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             self._weaken()
             raise
         return self._connection

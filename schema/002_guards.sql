@@ -45,6 +45,10 @@ CREATE TRIGGER trace_no_replace BEFORE INSERT ON trace BEGIN
     WHERE EXISTS (SELECT 1 FROM trace WHERE trace_id = NEW.trace_id OR id = NEW.id);
   SELECT RAISE(ABORT, 'the trace was erased')
     WHERE EXISTS (SELECT 1 FROM tombstone WHERE trace_id = NEW.trace_id OR trace = NEW.id);
+  SELECT RAISE(ABORT, 'the history to fork from is gone')
+    WHERE NEW.parent IS NOT NULL
+      AND (NOT EXISTS (SELECT 1 FROM trace WHERE id = NEW.parent)
+        OR EXISTS (SELECT 1 FROM root WHERE trace = NEW.parent AND seq > NEW.fork_seq));
 END;
 
 CREATE TRIGGER trace_no_update BEFORE UPDATE OF id, trace_id, name, parent, fork_seq, created_us ON trace BEGIN

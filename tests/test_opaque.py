@@ -151,3 +151,13 @@ def test_a_checkpoint_of_opaque_values_restores_them(store, trace):
     latest = store.checkpoints.load_latest("t1")
     assert latest.restore_state() == latest.restore_state_simple() == trace.state
     assert latest.state["sealed"] == listed(1, 2)
+
+
+@pytest.mark.xfail(strict=True, reason="its attributes can be set")
+def test_an_opaque_value_never_changes(store, trace):
+    mine = listed(1)
+    with trace.step("put") as step:
+        step.put("sealed", mine)
+    with pytest.raises(AttributeError):
+        mine.data = b""
+    assert trace.state == store.state_at("t1")

@@ -114,3 +114,19 @@ def test_a_note_goes_in_wherever_the_trace_stands_and_changes_nothing(store, tra
 def test_a_version_still_to_come_is_no_guard(trace):
     with pytest.raises(es.EventStoreError):
         trace.append([PUT("n", 1)], unless_changed_since=999)
+
+
+@pytest.mark.xfail(strict=True, reason="the version is checked, and then the events are drafted over a later one")
+@pytest.mark.parametrize("guard", ["expected_version", "unless_changed_since"])
+def test_a_guard_holds_when_another_thread_uses_the_same_handle(store, trace, monkeypatch, guard):
+    prepare = es.Trace._prepare_events
+
+    def be_late(self, *args):
+        monkeypatch.undo()
+        trace.append([PUT("n", "theirs")])
+        return prepare(self, *args)
+
+    monkeypatch.setattr(es.Trace, "_prepare_events", be_late)
+    with pytest.raises(es.WrongExpectedVersion):
+        trace.append([PUT("n", "mine")], **{guard: 1})
+    assert store.state_at("t1")["n"] == trace.state["n"] == "theirs"

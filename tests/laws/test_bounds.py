@@ -1,7 +1,8 @@
 """The two bounds of the adaptive fold, over the five kinds of run that the design names, and some that attack it.
 
 All bases together weigh at most 2 x the log, and restoring any step boundary reads at most 2 x the state that it
-gives; each with a constant, so that tiny runs are not judged by their first kilobytes.
+gives (control, the other half of what is restored, included); each with a constant, so that tiny runs are not
+judged by their first kilobytes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ C1, C2 = 2, 2
 BASE_SLACK_BYTES = 8192
 
 
-def json_bytes(value):
-    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+def json_bytes(state):
+    """The size of a state as JSON; an opaque value counts its bytes."""
+    sealed = {key: value for key, value in state.items() if isinstance(value, es.Opaque)}
+    plain = {key: value if key not in sealed else "" for key, value in state.items()}
+    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    return len(text.encode()) + sum(len(value.data) for value in sealed.values())
 
 
 class Measured:
@@ -155,6 +160,14 @@ def floats(rng, step, number):
     step.sum(f"s{rng.randrange(300)}", 0.5)
 
 
+def sealed(rng, step, number):
+    """A window of messages that only their adapter can read."""
+    text = rng.text(rng.randrange(50, 500)).encode()
+    step.extend("sealed", es.Opaque("text", b"\xc5" + len(text).to_bytes(2, "big") + text, 1))
+    if step.get("sealed").count > 40:
+        step.splice("sealed", 0, 30)
+
+
 def growing_keys(rng, step, number):
     """A new small key each step."""
     step.put(f"k{number}", number % 10)
@@ -180,6 +193,14 @@ def put_after_append(rng, step, number):
         step.put("log", [])
 
 
+def shrinking(rng, step, number):
+    """A long list that shrinks in a step that writes it more than once."""
+    for _ in range(3):
+        step.append("list", rng.text(500))
+    if len(step.get("list")) > 200:
+        step.splice("list", 0, 200)
+
+
 def emptied_by_splices(rng, step, number):
     """A list emptied item by item in one step, beside a document that stays."""
     if number == 0:
@@ -195,9 +216,12 @@ FIVE = [append_heavy, overwrite_heavy, mixed, churning, tiny]
 MORE = [document, window, growing_keys, floats]
 KINDS = FIVE + MORE
 ATTACKS = [merging, come_and_go, put_after_append, emptied_by_splices]
+UNFOLLOWED = pytest.mark.xfail(
+    strict=True, reason="where a step shrinks a key unfollowed, its commit goes by the old size"
+)
 
 
-def run(path, kind, steps, *, words="not ASCII", seed=0, name=None, **keywords):
+def run(path, kind, steps, *, words="not ASCII", seed=0, name=None, seqs=60, **keywords):
     """Record `steps` steps of a kind of run, and measure it."""
     source = Source(f"{kind.__name__} {steps} {seed}", words)
     with es.open(path, durability="normal", **keywords) as store:
@@ -205,18 +229,20 @@ def run(path, kind, steps, *, words="not ASCII", seed=0, name=None, **keywords):
         for number in range(steps):
             with trace.step(name(number) if name else "work", es.ExecutionMetadata(1, 0, False)) as step:
                 kind(source, step, number)
-        return Measured(store, trace)
+        return Measured(store, trace, seqs)
 
 
-@pytest.mark.parametrize(("kind", "words"), [(kind, words) for kind in KINDS for words in WORDS])
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_bounds_hold(tmp_path, kind, words):
     for steps in (10, 100, 1000, 3000):
         run(tmp_path / f"{steps}.db", kind, steps, words=words).check()
 
 
-@pytest.mark.parametrize(("kind", "words"), [(kind, "plain") for kind in ATTACKS])
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("kind", [*ATTACKS, *[pytest.param(kind, marks=UNFOLLOWED) for kind in (sealed, shrinking)]])
 def test_both_bounds_hold_under_attack(path, kind, words):
-    run(path, kind, 400, words=words).check()
+    run(path, kind, 400, words=words, seqs=400).check()
 
 
 def test_both_bounds_hold_when_every_step_has_a_node_of_its_own(path):
@@ -232,48 +258,46 @@ def test_both_bounds_hold_when_the_run_has_many_reducers(path):
         Measured(store, trace).check()
 
 
+@pytest.mark.xfail(strict=True, reason="a decided barrier leaves control, and is never taken off its size")
+def test_both_bounds_hold_when_barriers_come_and_go(path):
+    with es.open(path, durability="normal") as store:
+        trace = store.start({"document": "x" * 5000}, id="t1")
+        for _ in range(1000):
+            trace.decide(trace.raise_barrier("ask"), es.Approve())
+        Measured(store, trace).check()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "words"), [(kind, "plain") for kind in FIVE])
-def test_both_bounds_hold_for_long_runs(path, kind, words, long):
-    run(path, kind, 100_000 if long else 6000, words=words).check()
+@pytest.mark.parametrize("kind", FIVE)
+def test_both_bounds_hold_for_long_runs(path, kind, long):
+    run(path, kind, 100_000 if long else 6000).check()
 
 
 MIXTURE = {
     "weights": st.lists(st.integers(0, 4), min_size=9, max_size=9),
     "steps": st.integers(5, 200),
     "seed": st.integers(0, 2**32),
+    "words": st.sampled_from(sorted(WORDS)),
     "start": st.dictionaries(st.text(min_size=1, max_size=4), st.floats(0, 9) | st.text(max_size=300), max_size=9),
 }
 
 
-def run_mixture(folder, kinds, words, weights, steps, seed, start):
-    chosen = [kind for kind, weight in zip(kinds, weights, strict=False) for _ in range(weight)] or [tiny]
+@settings(phases=[Phase.reuse, Phase.generate])  # a seed has nothing to shrink
+@given(**MIXTURE)
+def test_both_bounds_hold_for_any_mixture(tmp_path_factory, weights, steps, seed, start, words):
+    kinds = [kind for kind, weight in zip(KINDS, weights, strict=True) for _ in range(weight)] or [tiny]
 
     def mixture(source, step, number):
         if number == 0:
             for key, value in start.items():
                 step.put(f"start {key}", value)
-        chosen[source.randrange(len(chosen))](source, step, number)
+        kinds[source.randrange(len(kinds))](source, step, number)
 
-    run(folder / "runs.db", mixture, steps, words=words, seed=seed).check()
-
-
-@given(**MIXTURE)
-def test_both_bounds_hold_for_any_mixture_of_plain_words(tmp_path_factory, weights, steps, seed, start):
-    run_mixture(tmp_path_factory.mktemp("bounds"), KINDS[:-1], "plain", weights, steps, seed, start)
-
-
-def test_both_bounds_hold_for_any_mixture(tmp_path_factory):
-    @settings(phases=[Phase.reuse, Phase.generate])  # a seed has nothing to shrink
-    @given(**MIXTURE)
-    def mixtures(weights, steps, seed, start):
-        run_mixture(tmp_path_factory.mktemp("bounds"), KINDS, "not ASCII", weights, steps, seed, start)
-
-    mixtures()
+    run(tmp_path_factory.mktemp("bounds") / "runs.db", mixture, steps, words=words, seed=seed).check()
 
 
 def test_both_bounds_hold_from_a_large_start(path):
-    source = Source(1, "plain")
+    source = Source(1, "not ASCII")
     with es.open(path, durability="normal") as store:
         trace = store.start({f"k{number}": round(source.random(), 1) for number in range(20_000)}, id="t1")
         for number in range(300):
@@ -283,7 +307,7 @@ def test_both_bounds_hold_from_a_large_start(path):
 
 
 def test_both_bounds_hold_across_reopening_and_two_writers(path):
-    source = Source(2, "plain")
+    source = Source(2, "not ASCII")
     with es.open(path, durability="normal") as one, es.open(path, durability="normal") as two:
         handles = [one.start({}, id="t1"), two.open_trace("t1")]
         for number in range(1000):
@@ -297,7 +321,7 @@ def test_both_bounds_hold_across_reopening_and_two_writers(path):
 
 
 def test_reading_and_marking_again_and_again_keeps_the_bounds(path):
-    source = Source(3, "plain")
+    source = Source(3, "not ASCII")
     with es.open(path, durability="normal") as store:
         trace = store.start({}, id="t1")
         for number in range(1000):
@@ -311,13 +335,26 @@ def test_reading_and_marking_again_and_again_keeps_the_bounds(path):
 
 
 def test_costly_steps_keep_the_bounds(path):
-    source = Source(4, "plain")
+    source = Source(4, "not ASCII")
     with es.open(path, durability="normal", checkpoint_policy=es.CheckpointPolicy.adaptive()) as store:
         trace = store.start({}, id="t1")
         for number in range(1000):
             with trace.step("work", es.ExecutionMetadata.heavy()) as step:
                 mixed(source, step, number)
         Measured(store, trace).check()
+
+
+@pytest.mark.xfail(strict=True, reason="every fork collapses the chain that it shares with the others for itself")
+def test_forks_of_one_place_pay_for_its_base_once(path):
+    with es.open(path, durability="normal") as store:
+        trace = store.start({"document": "x" * 200_000}, id="t1")
+        trace.append([es.StateDelta.put("document", "y" * 200_000)])  # a restore reads 2 x the state
+        for _ in range(20):
+            fork = store.fork("t1")
+            for number in range(9):
+                with fork.step("work") as step:
+                    step.put("n", f"{number}" * 1500)
+        assert store.stats().c1 <= C1
 
 
 def test_a_budget_on_bases_is_kept_and_used(path):
@@ -328,19 +365,24 @@ def test_a_budget_on_bases_is_kept_and_used(path):
 # What the policy is told
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [(kind, words) for kind in KINDS for words in WORDS] + [(kind, "plain") for kind in ATTACKS],
-)
-def test_the_policy_is_told_the_size_of_the_state_within_a_factor_of_two(path, kind, words):
-    source = Source(5, words)
-    with es.open(path, durability="normal", fold_policy=es.NeverFold()) as store:
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ATTACKS, sealed, shrinking])
+def test_the_policy_is_told_the_size_of_state_and_control_with_the_next_commit_at_the_latest(path, kind, words):
+    source, told = Source(5, words), []
+
+    class Listening:
+        def decide(self, now):
+            told.append(now.state_bytes)
+
+    with es.open(path, durability="normal", fold_policy=Listening()) as store:
         trace = store.start({}, id="t1")
         for number in range(300):
             with trace.step("work") as step:
                 kind(source, step, number)
-            sizes = sorted([trace._size() + 512, json_bytes(dict(trace.state)) + 512])
-            assert sizes[1] <= 2 * sizes[0]
+            trace.append([es.NodeExecuted("work")])
+            _, _, restored = store._reader.restore("t1")
+            real = json_bytes(restored.state) + json_bytes(restored.control)
+            assert abs(told[-1] - real) <= 0.01 * real + 512
 
 
 # The policy by itself
