@@ -97,6 +97,7 @@ class Database:
         self.busy_timeout_ms = busy_timeout_ms
         self._readers: deque[apsw.Connection] = deque()
         self._closed: str | None = None
+        self.is_open = True  # False once closed, halted or forked: then check_open says which
         _check_sqlite(path)
         existed = Path(path).exists()
         if not existed and (read_only or not create):
@@ -216,6 +217,7 @@ class Database:
             return NotAnEventStore(self.path, "not an SQLite file")
         if isinstance(error, apsw.IOError | apsw.CorruptError):
             self.halted = str(error)
+            self.is_open = False
             return StoreHalted(self.path, str(error))
         if isinstance(error, apsw.ReadOnlyError):
             return StorageError(self.path, "opened read-only")
@@ -230,6 +232,7 @@ class Database:
         if self._closed is not None:
             return
         self._closed = "the store is closed"
+        self.is_open = False
         if self.halted is not None:
             for connection in (self.writer, *self._readers):
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -241,6 +244,7 @@ class Database:
     def abandon(self) -> None:
         """In a forked child: never touch the parent's connections, not even to close them."""
         self._closed = "opened by the process that forked this one; open it again here"
+        self.is_open = False
         _abandoned.append((self.writer, *self._readers))
         self._readers.clear()
         self.turnstile.close()

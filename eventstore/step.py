@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from .codec import Row, check_append_id, check_key, normalise, size_bytes
+from .codec import Row, check_append_id, check_key, json_encode, normalise, size_bytes
 from .errors import Deserialize, EventStoreError, MissingKey, WrongExpectedVersion
 from .event import NodeExecuted
 from .fold import MISSING, advance, apply, copy_value, shape_of
@@ -98,7 +98,7 @@ class Draft:
         elif type(old) is tuple:
             self.is_exact = False
         else:
-            self.growth_bytes += size - size_bytes(old)
+            self.growth_bytes += size - (len(old.data) if type(old) is Opaque else len(json_encode(old)))
         if kind is Opaque:
             self.opaque = True
         overlay[key] = live

@@ -427,7 +427,8 @@ class Trace:
         landed = self._store._reader.find_append(self._row, append_id)
         if landed is not None:
             return landed.first_seq - 1, self._draft_before(landed), landed
-        self._store._database.check_open()
+        if not self._store._database.is_open:
+            self._store._database.check_open()
         with self._lock:
             state = self._live()
             self._check_mutation()
@@ -573,7 +574,8 @@ class Trace:
         return pending
 
     def _commit(self, pending: Pending) -> Appended:
-        self._store._database.check_open()
+        if not self._store._database.is_open:
+            self._store._database.check_open()
         with self._lock:
             if pending.duplicate is None:
                 self._store._writer.commit(pending)

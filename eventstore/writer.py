@@ -116,7 +116,8 @@ class Writer:
 
     def commit(self, append: Append) -> None:
         """Commit one append; returns when it is as durable as the store promises, or raises its error."""
-        self._database.check_open()
+        if not self._database.is_open:
+            self._database.check_open()
         done = False
         try:
             if self._mutex.acquire(False) and self._turnstile.try_enter():
@@ -174,7 +175,8 @@ class Writer:
 
     def _tidy(self) -> None:
         """Holding the mutex: nothing that an interrupted caller left open may swallow the next commit."""
-        self._database.check_open()
+        if not self._database.is_open:
+            self._database.check_open()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 

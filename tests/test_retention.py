@@ -147,6 +147,22 @@ def test_a_fork_is_trimmed_in_its_own_part_only(store, run):
     assert store.verify().ok
 
 
+@pytest.mark.xfail(strict=True, reason="refresh raises Trimmed, and the handle can never go on")
+def test_a_handle_that_a_trim_left_behind_starts_again_from_the_root(path, store, run):
+    with es.open(path) as elsewhere:
+        trace, behind = run[0], elsewhere.open_trace("t1")
+        assert behind.state == trace.state
+        for _ in range(2):
+            with trace.step("more") as step:
+                step.put("n", 1)
+        store.trim("t1", trace.version, **NOW)
+        assert behind.refresh() == trace.version
+        assert behind.state == trace.state
+        with behind.step("more") as step:
+            step.put("n", 1)
+        assert elsewhere.state_at("t1")["n"] == 13
+
+
 # Erasing
 
 

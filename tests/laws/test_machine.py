@@ -122,6 +122,8 @@ class Toy:
         self.raised = [(seq, node) for seq, node in parent.raised if seq <= at] if parent else []
         self.status = "running"
         self.retries = []
+        while parent is not None and at <= parent.fork_seq:
+            parent = parent.parent  # whose row that is
         self.parent, self.fork_seq, self.root = parent, at, 0
 
     @property
@@ -132,12 +134,16 @@ class Toy:
     def state(self):
         return self.states[-1]
 
-    def trimmed_at(self, seq):
-        """The root that hides `seq`: the trace's own, or that of the ancestor whose row it is; else 0."""
+    def is_trimmed(self, seq):
+        """Whether a root hides `seq`: that of the trace itself, or of the ancestor whose row it is."""
         toy = self
-        while toy.parent is not None and seq <= toy.fork_seq and not toy.root:
+        while toy.parent is not None and seq <= toy.fork_seq:
             toy = toy.parent
-        return toy.root if seq < toy.root else 0
+        return seq < toy.root
+
+    def last_root(self):
+        """The last root on the way from seq 1 to the head."""
+        return max(self.root, self.parent.last_root() if self.parent is not None else 0)
 
     def commit(self, states, notes=False):
         """One row: the states after each of its events."""
@@ -215,7 +221,7 @@ class Machine(RuleBasedStateMachine):
             return multiple()
         store, toy = self.stores[0], self.toys[trace_id]
         at = where % toy.version + 1
-        if at < toy.trimmed_at(at):
+        if toy.is_trimmed(at):
             with pytest.raises(es.Trimmed):
                 store.fork(trace_id, at)
             return multiple()
@@ -352,6 +358,10 @@ class Machine(RuleBasedStateMachine):
         since = max(1, toy.version - back)
         row_begins = max([end for end in toy.ends if end < since + 1], default=0)
         delta = es.StateDelta.put("free", value)
+        if since < toy.last_root():
+            with pytest.raises(es.Trimmed):
+                self.handle(trace_id, which).append([delta], unless_changed_since=since)
+            return
         if all(toy.notes[row_begins:]):
             self.handle(trace_id, which).append([delta], unless_changed_since=since)
             toy.commit([written(toy.state, "replace", "free", value)])
@@ -424,8 +434,9 @@ class Machine(RuleBasedStateMachine):
         store.trim(trace_id, before, retry_window_s=0)
         toy.root = before
         toy.retries = [retry for retry in toy.retries if retry[2] > before]
-        with pytest.raises(es.Trimmed):
-            store.state_at(trace_id, before - 1)
+        for handles in self.handles:
+            if trace_id in handles and handles[trace_id].version < before:
+                del handles[trace_id]  # a handle that was left behind has a test of its own
 
     @rule(trace_id=consumes(traces))
     def erase(self, trace_id):
@@ -477,7 +488,7 @@ class Machine(RuleBasedStateMachine):
     def look(self, trace_id, seq):
         toy = self.toys[trace_id]
         at = seq % toy.version + 1
-        if toy.trimmed_at(at):
+        if toy.is_trimmed(at):
             with pytest.raises(es.Trimmed):
                 self.stores[1].state_at(trace_id, at)
             return
@@ -498,7 +509,7 @@ class Machine(RuleBasedStateMachine):
         for trace_id, toy in self.toys.items():
             assert store.open_trace(trace_id).version == toy.version
             for seq, state in enumerate(toy.states, 1):
-                if toy.trimmed_at(seq):
+                if toy.is_trimmed(seq):
                     continue
                 assert exact(store.state_at(trace_id, seq)) == exact(state), (trace_id, seq)
             for checkpoint in store.checkpoints.list(trace_id):
