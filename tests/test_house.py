@@ -173,3 +173,9 @@ def test_every_error_has_one_root():
 def test_an_error_keeps_its_attributes_between_processes(error):
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_the_newest_format_is_the_number_of_schema_scripts():
+    from eventstore.database import FORMAT, schema_scripts
+
+    assert len(schema_scripts()) == FORMAT
