@@ -110,6 +110,7 @@ class CheckpointStore:
 
             def work(connection: apsw.Connection) -> Any:
                 now = time.time_ns() // 1000
+                find_trace(connection, row.trace_id)
                 for sql, parameters in mark_statements(version, node, graph_hash, trigger, now, row.id):
                     connection.execute(sql, parameters)
                 return None if decision is None else store._reader.fold_at(connection, row, version, size, decision)

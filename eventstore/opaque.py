@@ -25,10 +25,16 @@ class Opaque:
 
     __slots__ = ("codec", "count", "data")
 
+    codec: str
+    data: bytes
+    count: int | None
+
     def __init__(self, codec: str, data: bytes, count: int | None = None) -> None:
-        self.codec = codec
-        self.data = data
-        self.count = count
+        for name, value in (("codec", codec), ("data", data), ("count", count)):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an opaque value is immutable: {name}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Opaque) and (self.codec, self.data, self.count) == (

@@ -120,6 +120,9 @@ def _trim_blockers(
     for checkpoint_id, seq in connection.execute(CHECKPOINTS, (trace.id, before)):
         if isinstance(seq, int) and seq > trace.fork_seq:
             blockers.append(f"checkpoint {checkpoint_id} at seq {seq}")
+    for fork in _family(connection, trace)[1:]:
+        for checkpoint_id, seq in connection.execute(CHECKPOINTS, (fork.id, before)):
+            blockers.append(f"checkpoint {checkpoint_id} of fork {fork.trace_id} at seq {seq}")
     for barrier_id, seq in connection.execute(BARRIERS, (trace.id, before)):
         blockers.append(f"barrier {barrier_id} raised at seq {seq}")
     if at_us > time.time_ns() // 1000 - int(retry_window_s * 1_000_000):

@@ -29,6 +29,7 @@ from .codec import (
     decode_rows,
     encode_body,
     envelope,
+    size_bytes,
     state_size_bytes,
 )
 from .control import ENDED, control_deltas, pending_barriers, reducers, status_of
@@ -219,6 +220,7 @@ class Trace:
         if landed is not None:
             return self._commit(self._prepare_again(events, landed, append_id))
         follow = expected_version is ANY or unless_changed_since is not None
+        own = self._version
         if isinstance(expected_version, int) and expected_version != self._version:
             self.refresh()
         while True:
@@ -226,8 +228,9 @@ class Trace:
                 self._refuse_changes_since(unless_changed_since)
             elif isinstance(expected_version, int) and expected_version != self._version:
                 raise WrongExpectedVersion(self.id, self._version, expected_version)
+            expected = self._version if follow else own if expected_version is None else expected_version
             try:
-                return self._commit(self._prepare_events(events, append_id))
+                return self._commit(self._prepare_events(events, expected, append_id))
             except WrongExpectedVersion:
                 if not follow:
                     raise
@@ -474,15 +477,17 @@ class Trace:
             marks.append((expected + len(wire), executed.next, CheckpointTrigger.adaptive(metadata)))
         return self._prepare(wire, draft, [event], expected, append_id, marks=marks, score_passed=passed)
 
-    def _prepare_events(self, events: Sequence[Event], append_id: str | int | None) -> Pending:
-        if all(isinstance(event, Note) for event in events):
-            wire = [envelope(event) for event in events if isinstance(event, Note)]
-            return self._prepare(wire, None, wire, self._version, append_id)
+    def _prepare_events(self, events: Sequence[Event], expected: Any, append_id: str | int | None) -> Pending:
+        """Draft over the version `expected`. Raises WrongExpectedVersion where the handle stands elsewhere."""
         with self._lock:
             self._live()
             self._check_mutation()
-            draft, expected = Draft(self._live(), self._registry, self._store.redact), self._version
+            if self._version != expected:
+                raise WrongExpectedVersion(self.id, self._version, expected)
+            draft = Draft(self._live(), self._registry, self._store.redact)
             wire, control = self._drafted(events, draft)
+            if all(event.kind == "note" for event in control) and not draft.wire:
+                return self._prepare(wire, None, control, expected, append_id)
             if self._control.get("status") in ENDED:
                 raise TraceEndedError(self.id, str(self._control["status"]))
             self._check_control(control)
@@ -554,9 +559,11 @@ class Trace:
             if self._state_bytes < 0:
                 self._size()
             state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
-            for key, _, value in control_moves:
+            for key, op, value in control_moves:
                 if key not in self._control:
                     state_bytes += len(key) + 6 + (len(value) if type(value) is str else 0)
+                elif op == "delete":
+                    state_bytes -= len(key) + 4 + size_bytes(self._control[key])
             if state_bytes < 2:
                 state_bytes = 2
             tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size

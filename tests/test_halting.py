@@ -180,8 +180,8 @@ def test_a_failure_inside_a_batch_names_each_append(healthy, disk):
     store, trace = healthy
     other = store.start({"n": 0}, id="t2")
     pendings = [
-        trace._prepare_events([PUT("n", 2)], "mine"),
-        other._prepare_events([PUT("n", 2)], "theirs"),
+        trace._prepare_events([PUT("n", 2)], 2, "mine"),
+        other._prepare_events([PUT("n", 2)], 1, "theirs"),
     ]
     disk.fail("sync", apsw.IOError)
     store._writer.commit_batch(pendings)

@@ -153,7 +153,6 @@ def test_a_checkpoint_of_opaque_values_restores_them(store, trace):
     assert latest.state["sealed"] == listed(1, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="its attributes can be set")
 def test_an_opaque_value_never_changes(store, trace):
     mine = listed(1)
     with trace.step("put") as step:

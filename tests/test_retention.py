@@ -101,7 +101,6 @@ def test_a_trim_passes_no_checkpoint(store, run):
     store.trim("t1", trace.version, **NOW)
 
 
-@pytest.mark.xfail(strict=True, reason="a fork's checkpoint at a seq that it inherits does not pin its parent")
 def test_a_trim_passes_no_checkpoint_of_a_fork(store, run):
     store.fork("t1", at=21, id="t2")
     inherited = es.Checkpoint.new("t2", "", None, store.state_at("t2", 9))
@@ -147,7 +146,6 @@ def test_a_fork_is_trimmed_in_its_own_part_only(store, run):
     assert store.verify().ok
 
 
-@pytest.mark.xfail(strict=True, reason="refresh raises Trimmed, and the handle can never go on")
 def test_a_handle_that_a_trim_left_behind_starts_again_from_the_root(path, store, run):
     with es.open(path) as elsewhere:
         trace, behind = run[0], elsewhere.open_trace("t1")
@@ -229,7 +227,6 @@ def test_nothing_comes_after_an_erasure(path, secret):
         assert store.verify().ok
 
 
-@pytest.mark.xfail(strict=True, reason="StorageError: FOREIGN KEY constraint failed")
 def test_a_handle_that_outlived_its_trace_makes_no_checkpoint(store, run):
     trace, _ = run
     store.erase("t1")

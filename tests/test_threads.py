@@ -237,7 +237,7 @@ def test_an_append_is_checked_against_the_state_of_its_version(store, monkeypatc
 
 def test_a_pending_append_holds_nothing_of_the_callers(trace):
     items = [1]
-    pending = trace._prepare_events([es.StateDelta.append("log", items)], None)
+    pending = trace._prepare_events([es.StateDelta.append("log", items)], 1, None)
     items.append(2)
     assert isinstance(pending, Pending)
     trace._commit(pending)

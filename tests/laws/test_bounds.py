@@ -258,7 +258,6 @@ def test_both_bounds_hold_when_the_run_has_many_reducers(path):
         Measured(store, trace).check()
 
 
-@pytest.mark.xfail(strict=True, reason="a decided barrier leaves control, and is never taken off its size")
 def test_both_bounds_hold_when_barriers_come_and_go(path):
     with es.open(path, durability="normal") as store:
         trace = store.start({"document": "x" * 5000}, id="t1")
