@@ -122,9 +122,6 @@ class Toy:
         self.raised = [(seq, node) for seq, node in parent.raised if seq <= at] if parent else []
         self.status = "running"
         self.retries = []
-        while parent is not None and at <= parent.fork_seq:
-            parent = parent.parent  # whose row that is
-        self.parent, self.fork_seq, self.root = parent, at, 0
 
     @property
     def version(self):
@@ -133,17 +130,6 @@ class Toy:
     @property
     def state(self):
         return self.states[-1]
-
-    def is_trimmed(self, seq):
-        """Whether a root hides `seq`: that of the trace itself, or of the ancestor whose row it is."""
-        toy = self
-        while toy.parent is not None and seq <= toy.fork_seq:
-            toy = toy.parent
-        return seq < toy.root
-
-    def last_root(self):
-        """The last root on the way from seq 1 to the head."""
-        return max(self.root, self.parent.last_root() if self.parent is not None else 0)
 
     def commit(self, states, notes=False):
         """One row: the states after each of its events."""
@@ -164,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.path = self.folder / "runs.db"
         self.stores = []
-        self.toys, self.made = {}, 0
+        self.toys = {}
         self.handles = [{}, {}]
 
     def handle(self, trace_id, which=0):
@@ -203,12 +189,8 @@ class Machine(RuleBasedStateMachine):
     def start(self, state):
         return self.start_one(state) if len(self.toys) < MOST_TRACES else multiple()
 
-    def new_id(self):
-        self.made += 1
-        return f"t{self.made}"
-
     def start_one(self, state):
-        trace_id = self.new_id()
+        trace_id = f"t{len(self.toys)}"
         trace = self.stores[0].start(state, id=trace_id, reducers={**REDUCERS, "made": made})
         self.handles[0][trace_id] = trace
         self.toys[trace_id] = toy = Toy()
@@ -221,11 +203,7 @@ class Machine(RuleBasedStateMachine):
             return multiple()
         store, toy = self.stores[0], self.toys[trace_id]
         at = where % toy.version + 1
-        if toy.is_trimmed(at):
-            with pytest.raises(es.Trimmed):
-                store.fork(trace_id, at)
-            return multiple()
-        new_id = self.new_id()
+        new_id = f"t{len(self.toys)}"
         if at not in toy.ends:
             with pytest.raises(es.NotAStepBoundary) as refused:
                 store.fork(trace_id, at, id=new_id)
@@ -358,10 +336,6 @@ class Machine(RuleBasedStateMachine):
         since = max(1, toy.version - back)
         row_begins = max([end for end in toy.ends if end < since + 1], default=0)
         delta = es.StateDelta.put("free", value)
-        if since < toy.last_root():
-            with pytest.raises(es.Trimmed):
-                self.handle(trace_id, which).append([delta], unless_changed_since=since)
-            return
         if all(toy.notes[row_begins:]):
             self.handle(trace_id, which).append([delta], unless_changed_since=since)
             toy.commit([written(toy.state, "replace", "free", value)])
@@ -413,45 +387,6 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(es.BarrierError):
             trace.decide(barrier_id, decision)
 
-    # Retention
-
-    @rule(trace_id=traces, where=st.integers(0, 1000))
-    def trim(self, trace_id, where):
-        store, toy = self.stores[0], self.toys[trace_id]
-        ends = [end for end in toy.ends if end > max(toy.fork_seq, toy.root)]
-        if not ends:
-            return
-        before = ends[where % len(ends)]
-        is_blocked = (
-            any(fork.parent is toy and fork.fork_seq < before for fork in self.toys.values())
-            or any(kept.seq < before for kept in store.checkpoints.list(trace_id))
-            or any(raised <= before < decided for raised, decided in toy.waits)
-        )
-        if is_blocked:
-            with pytest.raises(es.RetentionBlocked):
-                store.trim(trace_id, before, retry_window_s=0)
-            return
-        store.trim(trace_id, before, retry_window_s=0)
-        toy.root = before
-        toy.retries = [retry for retry in toy.retries if retry[2] > before]
-        for handles in self.handles:
-            if trace_id in handles and handles[trace_id].version < before:
-                del handles[trace_id]  # a handle that was left behind has a test of its own
-
-    @rule(trace_id=consumes(traces))
-    def erase(self, trace_id):
-        store, toy = self.stores[1], self.toys[trace_id]
-        if any(fork.parent is toy for fork in self.toys.values()):
-            with pytest.raises(es.RetentionBlocked):
-                store.erase(trace_id)
-            return
-        store.erase(trace_id)
-        del self.toys[trace_id]
-        for handles in self.handles:
-            handles.pop(trace_id, None)
-        with pytest.raises(es.TraceErased):
-            store.state_at(trace_id)
-
     # Checkpoints and bases
 
     @rule(trace_id=traces, which=st.integers(0, 1))
@@ -488,10 +423,6 @@ class Machine(RuleBasedStateMachine):
     def look(self, trace_id, seq):
         toy = self.toys[trace_id]
         at = seq % toy.version + 1
-        if toy.is_trimmed(at):
-            with pytest.raises(es.Trimmed):
-                self.stores[1].state_at(trace_id, at)
-            return
         assert exact(self.stores[1].state_at(trace_id, at)) == exact(toy.states[at - 1])
         with pytest.raises(es.SeqOutOfRange):
             self.stores[1].state_at(trace_id, toy.version + 1)
@@ -509,8 +440,6 @@ class Machine(RuleBasedStateMachine):
         for trace_id, toy in self.toys.items():
             assert store.open_trace(trace_id).version == toy.version
             for seq, state in enumerate(toy.states, 1):
-                if toy.is_trimmed(seq):
-                    continue
                 assert exact(store.state_at(trace_id, seq)) == exact(state), (trace_id, seq)
             for checkpoint in store.checkpoints.list(trace_id):
                 assert exact(checkpoint.restore_state()) == exact(toy.states[checkpoint.seq - 1])
