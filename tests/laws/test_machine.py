@@ -118,10 +118,15 @@ class Toy:
         self.states = parent.states[:at] if parent else []
         self.notes = parent.notes[:at] if parent else []
         self.ends = [end for end in parent.ends if end <= at] if parent else []
-        self.pending, self.waits = [], []
-        self.raised = [(seq, node) for seq, node in parent.raised if seq <= at] if parent else []
-        self.status = "running"
+        self.barriers = {}  # by id: where it was raised, and where decided
+        for barrier_id, (raised, decided) in (parent.barriers if parent else {}).items():
+            if raised <= at:
+                self.barriers[barrier_id] = (raised, decided if decided <= at else math.inf)
+        self.ended = None
         self.retries = []
+        while parent is not None and at <= parent.fork_seq:
+            parent = parent.parent  # whose row that is
+        self.parent, self.fork_seq, self.root = parent, at, 0
 
     @property
     def version(self):
@@ -130,6 +135,26 @@ class Toy:
     @property
     def state(self):
         return self.states[-1]
+
+    @property
+    def pending(self):
+        """The ids of the barriers that wait, as they were raised."""
+        return [barrier_id for barrier_id, (_, decided) in self.barriers.items() if decided == math.inf]
+
+    @property
+    def status(self):
+        return self.ended or ("waiting" if self.pending else "running")
+
+    def is_trimmed(self, seq):
+        """Whether a root hides `seq`: that of the trace itself, or of the ancestor whose row it is."""
+        toy = self
+        while toy.parent is not None and seq <= toy.fork_seq:
+            toy = toy.parent
+        return seq < toy.root
+
+    def last_root(self):
+        """The last root on the way from seq 1 to the head."""
+        return max(self.root, self.parent.last_root() if self.parent is not None else 0)
 
     def commit(self, states, notes=False):
         """One row: the states after each of its events."""
@@ -150,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.path = self.folder / "runs.db"
         self.stores = []
-        self.toys = {}
+        self.toys, self.made = {}, 0
         self.handles = [{}, {}]
 
     def handle(self, trace_id, which=0):
@@ -189,8 +214,12 @@ class Machine(RuleBasedStateMachine):
     def start(self, state):
         return self.start_one(state) if len(self.toys) < MOST_TRACES else multiple()
 
+    def new_id(self, kind="t"):
+        self.made += 1
+        return f"{kind}{self.made}"
+
     def start_one(self, state):
-        trace_id = f"t{len(self.toys)}"
+        trace_id = self.new_id()
         trace = self.stores[0].start(state, id=trace_id, reducers={**REDUCERS, "made": made})
         self.handles[0][trace_id] = trace
         self.toys[trace_id] = toy = Toy()
@@ -203,15 +232,17 @@ class Machine(RuleBasedStateMachine):
             return multiple()
         store, toy = self.stores[0], self.toys[trace_id]
         at = where % toy.version + 1
-        new_id = f"t{len(self.toys)}"
+        if toy.is_trimmed(at):
+            with pytest.raises(es.Trimmed):
+                store.fork(trace_id, at)
+            return multiple()
+        new_id = self.new_id()
         if at not in toy.ends:
             with pytest.raises(es.NotAStepBoundary) as refused:
                 store.fork(trace_id, at, id=new_id)
             assert refused.value.before == max([end for end in toy.ends if end < at], default=0)
             assert refused.value.after == min(end for end in toy.ends if end > at)
             return multiple()
-        if any(raised <= at < decided for raised, decided in toy.waits):
-            return multiple()  # a fork that inherits a pending barrier has tests of its own
         self.toys[new_id] = forked = Toy(toy, at)
         store.fork(trace_id, at, id=new_id)
         forked.commit([forked.state])
@@ -221,11 +252,11 @@ class Machine(RuleBasedStateMachine):
     def end(self, trace_id):
         toy = self.toys[trace_id]
         trace = self.fresh(trace_id)
-        if toy.status != "running":
+        if toy.ended:
             return
         trace.end()
         toy.commit([toy.state])
-        toy.status = "completed"
+        toy.ended = "completed"
         with pytest.raises(es.TraceEndedError), trace.step("late"):
             pass
 
@@ -303,7 +334,7 @@ class Machine(RuleBasedStateMachine):
     @rule(trace_id=traces, puts=PUTS, which=st.integers(0, 1))
     def append_with_id(self, trace_id, puts, which):
         toy = self.toys[trace_id]
-        append_id, first_seq = f"a{len(toy.retries)}", toy.version + 1
+        append_id, first_seq = self.new_id("a"), toy.version + 1
         states = [toy.state]
         for key, value in puts:
             states.append(written(states[-1], "replace", key, value))
@@ -336,6 +367,10 @@ class Machine(RuleBasedStateMachine):
         since = max(1, toy.version - back)
         row_begins = max([end for end in toy.ends if end < since + 1], default=0)
         delta = es.StateDelta.put("free", value)
+        if since < toy.last_root():
+            with pytest.raises(es.Trimmed):
+                self.handle(trace_id, which).append([delta], unless_changed_since=since)
+            return
         if all(toy.notes[row_begins:]):
             self.handle(trace_id, which).append([delta], unless_changed_since=since)
             toy.commit([written(toy.state, "replace", "free", value)])
@@ -350,22 +385,19 @@ class Machine(RuleBasedStateMachine):
         trace, toy = self.fresh(trace_id), self.toys[trace_id]
         barrier_id = trace.raise_barrier(node)
         toy.commit([toy.state])
-        toy.raised.append((toy.version, node))
-        assert barrier_id == f"{node}#{sum(raised == node for _, raised in toy.raised)}"
-        toy.pending.append((toy.version, barrier_id))
-        toy.waits.append((toy.version, math.inf))
-        assert trace.pending_barriers == [pending for _, pending in toy.pending]
+        assert barrier_id == f"{node}#{sum(known.startswith(node) for known in toy.barriers) + 1}"
+        toy.barriers[barrier_id] = (toy.version, math.inf)
+        assert trace.pending_barriers == toy.pending
 
     @rule(trace_id=traces, which=st.integers(0, 1), number=st.integers(0, 9), kind=st.integers(0, 3), value=VALUE)
     def decide(self, trace_id, which, number, kind, value):
         toy = self.toys[trace_id]
         if not toy.pending:
             with pytest.raises(es.BarrierError):
-                self.fresh(trace_id, which).decide("ask", es.Approve())
+                self.handle(trace_id, which).decide("ask", es.Approve())
             return
-        raised, barrier_id = toy.pending.pop(number % len(toy.pending))
-        toy.waits.remove((raised, math.inf))
-        toy.waits.append((raised, toy.version + 1))
+        barrier_id = toy.pending[number % len(toy.pending)]
+        toy.barriers[barrier_id] = (toy.barriers[barrier_id][0], toy.version + 1)
         node = barrier_id.split("#")[0]
         decision, marks = [
             (es.Approve(), {"approved": True}),
@@ -381,11 +413,47 @@ class Machine(RuleBasedStateMachine):
                 states.append(written(states[-1], "delete", f"{node}.{mark}", None))
         if isinstance(decision, es.Modify):
             states.append(written(states[-1], "replace", "free", value))
-        trace = self.fresh(trace_id, which)
+        trace = self.handle(trace_id, which)  # however stale
         assert trace.decide(barrier_id, decision) == barrier_id
         toy.commit([toy.state, *states[1:]])
         with pytest.raises(es.BarrierError):
             trace.decide(barrier_id, decision)
+
+    # Retention
+
+    @rule(trace_id=traces, where=st.integers(0, 1000))
+    def trim(self, trace_id, where):
+        store, toy = self.stores[0], self.toys[trace_id]
+        ends = [end for end in toy.ends if end > max(toy.fork_seq, toy.root)]
+        if not ends:
+            return
+        before = ends[where % len(ends)]
+        is_blocked = (
+            any(fork.parent is toy and fork.fork_seq < before for fork in self.toys.values())
+            or any(kept.seq < before for kept in store.checkpoints.list(trace_id))
+            or any(raised <= before < decided for raised, decided in toy.barriers.values())
+        )
+        if is_blocked:
+            with pytest.raises(es.RetentionBlocked):
+                store.trim(trace_id, before, retry_window_s=0)
+            return
+        store.trim(trace_id, before, retry_window_s=0)
+        toy.root = before
+        toy.retries = [retry for retry in toy.retries if retry[2] > before]
+
+    @rule(trace_id=consumes(traces))
+    def erase(self, trace_id):
+        store, toy = self.stores[1], self.toys[trace_id]
+        if any(fork.parent is toy for fork in self.toys.values()):
+            with pytest.raises(es.RetentionBlocked):
+                store.erase(trace_id)
+            return
+        store.erase(trace_id)
+        del self.toys[trace_id]
+        for handles in self.handles:
+            handles.pop(trace_id, None)
+        with pytest.raises(es.TraceErased):
+            store.state_at(trace_id)
 
     # Checkpoints and bases
 
@@ -419,10 +487,18 @@ class Machine(RuleBasedStateMachine):
         self.stores[which].drop_bases()
         assert self.stores[which].stats().base_bytes == 0
 
+    @rule(trace_id=traces, which=st.integers(0, 1))
+    def drop_bases(self, trace_id, which):
+        self.stores[which].drop_bases(trace_id)
+
     @rule(trace_id=traces, seq=st.integers(0, 1000))
     def look(self, trace_id, seq):
         toy = self.toys[trace_id]
         at = seq % toy.version + 1
+        if toy.is_trimmed(at):
+            with pytest.raises(es.Trimmed):
+                self.stores[1].state_at(trace_id, at)
+            return
         assert exact(self.stores[1].state_at(trace_id, at)) == exact(toy.states[at - 1])
         with pytest.raises(es.SeqOutOfRange):
             self.stores[1].state_at(trace_id, toy.version + 1)
@@ -435,11 +511,15 @@ class Machine(RuleBasedStateMachine):
             report = self.stores[0].verify()
             assert report.ok, report.problems
             assert report.traces == len(self.toys)
+            listed = {info.trace_id: (info.version, info.status) for info in self.stores[1].traces()}
+            assert listed == {trace_id: (toy.version, toy.status) for trace_id, toy in self.toys.items()}
 
     def every_state_is_the_toys(self, store):
         for trace_id, toy in self.toys.items():
             assert store.open_trace(trace_id).version == toy.version
             for seq, state in enumerate(toy.states, 1):
+                if toy.is_trimmed(seq):
+                    continue
                 assert exact(store.state_at(trace_id, seq)) == exact(state), (trace_id, seq)
             for checkpoint in store.checkpoints.list(trace_id):
                 assert exact(checkpoint.restore_state()) == exact(toy.states[checkpoint.seq - 1])
