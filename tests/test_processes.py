@@ -21,7 +21,8 @@ with es.open(path, durability="normal") as store:
         began = time.monotonic()
         with own.step("work") as step:
             step.append("log", turn)
-        shared.append([es.StateDelta.append("log", [[name, turn]])], expected_version=es.ANY, append_id=f"{name} {turn}")
+        delta = es.StateDelta.append("log", [[name, turn]])
+        shared.append([delta], expected_version=es.ANY, append_id=f"{name} {turn}")
         slowest = max(slowest, time.monotonic() - began)
 print(json.dumps(slowest))
 """
