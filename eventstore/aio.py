@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from os import PathLike
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .database import Durability
-from .errors import StoreClosed, WrongExpectedVersion
-from .event import Decision, Event, RecordedEvent
+from .errors import WrongExpectedVersion
+from .event import Decision
 from .fold import MISSING
-from .pending import ANY, AnyVersion, Appended, Pending
+from .inbox import BarrierInfo
+from .pending import ANY, AnyVersion, Appended
 from .policy import FoldPolicy
+from .pump import Workers
 from .reader import PAGE_ROWS
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
+from .recorded import Event, RecordedEvent
 from .redaction import Redactor
 from .retention import RETRY_WINDOW_S, Removed
 from .statistics import StoreStats
@@ -36,79 +38,6 @@ from .trace import Trace
 from .verify import VerifyReport
 
 T = TypeVar("T")
-P = ParamSpec("P")
-
-
-class _Workers:
-    """The threads behind an async store: one that commits batches of steps, and a few for all else."""
-
-    def __init__(self, store: Store) -> None:
-        self._writer = store._writer
-        self._path = store.path
-        self._closed = False
-        self._committer = ThreadPoolExecutor(1, "eventstore-commit")
-        self._others = ThreadPoolExecutor(8, "eventstore-call")
-        self._queue: list[tuple[Trace, Pending, asyncio.Future[Appended]]] = []
-        self._pump: asyncio.Task[None] | None = None
-
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._check_open()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._others, lambda: function(*args, **kwargs))
-
-    async def commit(self, trace: Trace, pending: Pending) -> Appended:
-        self._check_open()
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Appended] = loop.create_future()
-        self._queue.append((trace, pending, done))
-        if self._pump is None:
-            self._pump = loop.create_task(self._run())
-        return await done
-
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._queue:
-                batch, self._queue = self._queue, []
-                appends = [pending for _, pending, _ in batch if pending.duplicate is None]
-                failure: Exception | None = None
-                try:
-                    await loop.run_in_executor(self._committer, self._writer.commit_batch, appends)
-                except Exception as error:
-                    failure = error
-                for trace, pending, done in batch:
-                    _finish(trace, pending, done, failure)
-        finally:
-            self._pump = None
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosed(self._path, "the store is closed")
-
-    async def close(self) -> None:
-        self._closed = True
-        while self._pump is not None:
-            await asyncio.wait([self._pump])
-        await asyncio.get_running_loop().run_in_executor(None, self._others.shutdown)
-        self._committer.shutdown()
-
-
-def _finish(trace: Trace, pending: Pending, done: asyncio.Future[Appended], failure: Exception | None) -> None:
-    """Take a commit into the live state, whether or not its task still waits."""
-    error = failure or pending.error
-    result = None
-    if error is None:
-        try:
-            result = trace._acknowledge(pending)
-        except Exception as unforeseen:  # goes to this task alone: the others wait for theirs
-            error = unforeseen
-    if done.cancelled():
-        return
-    if error is not None:
-        done.set_exception(error)
-    else:
-        assert result is not None
-        done.set_result(result)
 
 
 class AsyncStep:
@@ -138,7 +67,7 @@ class AsyncStep:
 class AsyncTrace:
     """An `es.Trace` whose I/O is awaited. Made by `AsyncStore`."""
 
-    def __init__(self, trace: Trace, workers: _Workers) -> None:
+    def __init__(self, trace: Trace, workers: Workers) -> None:
         self._trace = trace
         self._workers = workers
 
@@ -187,6 +116,11 @@ class AsyncTrace:
     def pending_barriers(self) -> list[str]:
         """See `Trace.pending_barriers`."""
         return self._trace.pending_barriers
+
+    @property
+    def control(self) -> Mapping[str, Any]:
+        """See `Trace.control`."""
+        return self._trace.control
 
     def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
         """See `Trace.get`."""
@@ -251,6 +185,10 @@ class AsyncTrace:
         """See `Trace.decide`."""
         return await self._workers.call(self._trace.decide, barrier, decision)
 
+    async def expire(self) -> list[str]:
+        """See `Trace.expire`."""
+        return await self._workers.call(self._trace.expire)
+
     async def checkpoint(self, node: str | None = None) -> Checkpoint:
         """See `Trace.checkpoint`."""
         return await self._workers.call(self._trace.checkpoint, node)
@@ -278,7 +216,7 @@ class AsyncTrace:
 class AsyncCheckpointStore:
     """`store.checkpoints` of an async store."""
 
-    def __init__(self, checkpoints: CheckpointStore, workers: _Workers) -> None:
+    def __init__(self, checkpoints: CheckpointStore, workers: Workers) -> None:
         self._checkpoints = checkpoints
         self._workers = workers
 
@@ -312,7 +250,7 @@ class AsyncStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._workers = _Workers(store)
+        self._workers = Workers(store)
         self.checkpoints = AsyncCheckpointStore(store.checkpoints, self._workers)
 
     @property
@@ -414,6 +352,28 @@ class AsyncStore:
             for event in page:
                 yield event
 
+    async def decide(self, trace_id: str, barrier: str, decision: Decision) -> str:
+        """See `Store.decide`."""
+        return await self._workers.call(self._store.decide, trace_id, barrier, decision)
+
+    async def barriers(
+        self,
+        *,
+        pending: bool | None = True,
+        limit: int = 100,
+        after: tuple[str, str] | None = None,
+        trace_id: str | None = None,
+        node: str | None = None,
+    ) -> list[BarrierInfo]:
+        """See `Store.barriers`."""
+        return await self._workers.call(
+            self._store.barriers, pending=pending, limit=limit, after=after, trace_id=trace_id, node=node
+        )
+
+    async def cancel(self, trace_id: str, *, by: str | None = None, reason: str = "") -> bool:
+        """See `Store.cancel`."""
+        return await self._workers.call(self._store.cancel, trace_id, by=by, reason=reason)
+
     async def drop_bases(self, trace_id: str | None = None) -> int:
         """See `Store.drop_bases`."""
         return await self._workers.call(self._store.drop_bases, trace_id)
@@ -482,6 +442,7 @@ def aopen(
     read_only: bool = False,
     create: bool = True,
     busy_timeout_ms: float = 10_000,
+    owner_timeout_s: float = 30.0,
 ) -> _Opening:
     """`es.open` for asyncio: `async with es.aopen(path) as store:`, or `store = await es.aopen(path)`.
 
@@ -507,5 +468,6 @@ def aopen(
             read_only=read_only,
             create=create,
             busy_timeout_ms=busy_timeout_ms,
+            owner_timeout_s=owner_timeout_s,
         )
     )

@@ -33,10 +33,10 @@ def find_pending(trace_id: str, control: Mapping[str, Any], barrier: str) -> tup
 
     Raises BarrierError for an unknown or decided one.
 
-    >>> find_pending("t1", {"barrier/approve#1": "approve"}, "approve")
+    >>> find_pending("t1", {"barrier/approve#1": {"node": "approve"}}, "approve")
     ('approve#1', 'approve')
     """
-    pending = {key[8:]: node for key, node in control.items() if key.startswith("barrier/")}
+    pending = {key[8:]: asked["node"] for key, asked in control.items() if key.startswith("barrier/")}
     if barrier in pending:
         return barrier, pending[barrier]
     at_node = [barrier_id for barrier_id, node in pending.items() if node == barrier]
@@ -46,3 +46,31 @@ def find_pending(trace_id: str, control: Mapping[str, Any], barrier: str) -> tup
     if occurrence.isdigit() and 0 < int(occurrence) <= control.get(f"raised/{node}", 0):
         raise BarrierError(trace_id, barrier, "it was decided already")
     raise BarrierError(trace_id, barrier, f"none is pending there; pending: {', '.join(pending) or 'none'}")
+
+
+def early_barrier(trace_id: str, control: Mapping[str, Any], barrier: str, unknown: BarrierError) -> str:
+    """The id of a barrier that was not raised yet, or of every one at a node (`approve#*`). Raises BarrierError.
+
+    >>> early_barrier("t1", {}, "approve#2", BarrierError("t1", "approve#2", "none is pending there"))
+    'approve#2'
+    """
+    node, _, occurrence = barrier.rpartition("#")
+    if occurrence == "*":
+        return barrier
+    if not node or not occurrence.isdigit() or int(occurrence) <= control.get(f"raised/{node}", 0):
+        raise unknown
+    if f"decision/{barrier}" in control:
+        raise BarrierError(trace_id, barrier, "it was decided already, before it was raised")
+    return barrier
+
+
+def submitted_decision(control: Mapping[str, Any], barrier_id: str) -> tuple[Any, bool] | None:
+    """The decision (as control holds it) that waits for a barrier, and whether for it alone: exact beats standing.
+
+    >>> submitted_decision({"decision/approve#*": {"action": "approve"}}, "approve#1")
+    ({'action': 'approve'}, False)
+    """
+    if (exact := control.get(f"decision/{barrier_id}")) is not None:
+        return exact, True
+    standing = control.get(f"decision/{barrier_id.rpartition('#')[0]}#*")
+    return None if standing is None else (standing, False)

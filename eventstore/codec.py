@@ -18,9 +18,10 @@ import msgspec
 from msgspec import UNSET
 
 from .errors import ValueRefused
-from .event import KIND_OF, KINDS, ControlEvent, StateDelta
+from .event import StateDelta
 from .fold import INT_MAX, INT_MIN
 from .opaque import Opaque, enc_hook, ext_hook
+from .recorded import KIND_OF, KINDS, ControlEvent
 
 MAX_DEPTH = 128
 MAX_KEY_BYTES = 1024

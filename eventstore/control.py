@@ -1,9 +1,11 @@
 """The second half of the fold: where a run stands.
 
 Control is a flat mapping folded by the same ops as the state: an event is translated into deltas on
-control keys, so bases, links and forks carry it with no mechanism of its own. Keys: `name`, `status`,
-`graph_hash`, `next`, `steps`, `waits` (barriers pending), `visits/NODE`, `reducer/KEY`, `raised/NODE`,
-`barrier/ID`.
+control keys, so bases, links and forks carry it with no mechanism of its own. Keys of every trace: `name`,
+`status`, `graph_hash`, `next`, `steps`, `waits` (barriers pending), `visits/NODE`, `reducer/KEY`,
+`raised/NODE`, `barrier/ID`, `resolved/NODE` (the decision a node goes on with). Keys of a durable run, by
+the path of a node or branch: `epoch`, `unrouted`, `cancel`, `decision/ID`, `intent/PATH`, `retry/PATH`,
+`held/PATH` (a branch's result), `failed/PATH`, `calls/PATH` (values recorded at once).
 """
 
 from __future__ import annotations
@@ -23,40 +25,159 @@ def control_deltas(kind: str, data: Mapping[str, Any]) -> Sequence[ControlDelta]
     (('steps', 'sum', 1), ('visits/ask', 'sum', 1), ('next', 'put', 'answer'))
     """
     if kind == "node_executed":
-        return executed_deltas(data["node"], data.get("next")) if data.get("success", True) else ()
-    return tuple(_rare_deltas(kind, data))
+        if data.get("success", True) and not data.get("clears") and not data.get("unrouted"):
+            return executed_deltas(data["node"], data.get("next"))
+        return tuple(_executed(data))
+    deltas = _DELTAS.get(kind)
+    return () if deltas is None else tuple(deltas(data))
 
 
 def executed_deltas(node: str, next_node: str | None) -> Sequence[ControlDelta]:
-    """What a node's successful execution does to control."""
+    """What a node's plain, successful execution does to control."""
     return ("steps", "sum", 1), ("visits/" + node, "sum", 1), ("next", "put", next_node)
 
 
-def _rare_deltas(kind: str, data: Mapping[str, Any]) -> Iterator[ControlDelta]:
-    if kind == "trace_started":
-        yield "name", "put", data["name"]
-        yield "status", "put", "running"
-        yield "graph_hash", "put", data.get("graph_hash", "")
-        yield "next", "put", data.get("node")
-        for key, reducer in data.get("reducers", {}).items():
-            yield f"reducer/{key}", "put", reducer
-    elif kind == "trace_forked":
-        yield "name", "put", data["name"]
-        yield "status", "put", "running"
-        if data.get("node") is not None:
-            yield "next", "put", data["node"]
-    elif kind == "barrier_raised":
-        yield "waits", "sum", 1
-        yield f"raised/{data['node']}", "sum", 1
-        yield f"barrier/{data['barrier_id']}", "put", data["node"]
-    elif kind == "barrier_decided":
+def _executed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    node = data["node"]
+    yield from _cleared(data)
+    if data.get("success", True):
+        yield from executed_deltas(node, data.get("next"))
+        if data.get("unrouted"):
+            yield "unrouted", "put", node
+    elif data.get("retry_at_us") is not None:
+        yield f"retry/{node}", "put", _retry(data)
+    elif data.get("falls_back"):
+        yield f"visits/{node}", "sum", 1
+        yield "next", "put", data.get("next")
+
+
+def _retry(data: Mapping[str, Any]) -> dict[str, int]:
+    return {"attempt": data.get("attempt", 1), "at_us": data["retry_at_us"]}
+
+
+def _cleared(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    for key in data.get("clears", ()):
+        yield key, "delete", None
+
+
+def _trace_started(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "name", "put", data["name"]
+    yield "status", "put", "running"
+    yield "graph_hash", "put", data.get("graph_hash", "")
+    yield "next", "put", data.get("node")
+    for key, reducer in data.get("reducers", {}).items():
+        yield f"reducer/{key}", "put", reducer
+
+
+def _trace_forked(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "name", "put", data["name"]
+    yield "status", "put", "running"
+    for barrier_id, node in data.get("withdrawn", ()):
         yield "waits", "sum", -1
-        yield f"barrier/{data['barrier_id']}", "delete", None
-        if data["decision"]["action"] == "reroute":
-            yield "next", "put", data["decision"]["target"]
-    elif kind == "trace_ended":
-        yield "status", "put", data.get("status", "completed")
+        yield f"raised/{node}", "sum", -1
+        yield f"barrier/{barrier_id}", "delete", None
+    yield from _cleared(data)
+    if data.get("node") is not None:
+        yield "next", "put", data["node"]
+
+
+def _barrier_raised(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "waits", "sum", 1
+    yield f"raised/{data['node']}", "sum", 1
+    asked = {name: data[name] for name in ("node", "deadline_us", "default", "reason") if data.get(name) is not None}
+    yield f"barrier/{data['barrier_id']}", "put", asked
+
+
+def _barrier_decided(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    action = data["decision"]["action"]
+    yield "waits", "sum", -1
+    yield f"barrier/{data['barrier_id']}", "delete", None
+    yield f"resolved/{data['node']}", "put", action
+    if data.get("submitted"):
+        yield f"decision/{data['barrier_id']}", "delete", None
+    if action == "reroute":
+        yield "next", "put", data["decision"]["target"]
+
+
+def _trace_ended(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    status = data.get("status", "completed")
+    yield "status", "put", status
+    if status == "completed":
         yield "next", "put", None
+
+
+def _owner_changed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "epoch", "put", data["epoch"]
+
+
+def _node_intended(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield f"intent/{data['path']}", "put", {"key": data["key"], "attempt": data.get("attempt", 1)}
+
+
+def _intent_withdrawn(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield f"intent/{data['path']}", "delete", None
+
+
+def _branch_executed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    path = data["path"]
+    yield from _cleared(data)
+    if data.get("success", True):
+        yield f"held/{path}", "put", data.get("deltas", [])
+    elif data.get("retry_at_us") is not None:
+        yield f"retry/{path}", "put", _retry(data)
+    else:
+        yield f"failed/{path}", "put", data.get("error") or ""
+
+
+def _value_recorded(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    if data.get("held"):
+        yield f"calls/{data['path']}", "append", [[data["name"], data.get("value")]]
+
+
+def _node_routed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "next", "put", data.get("next")
+    yield "unrouted", "delete", None
+
+
+def _decision_submitted(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield f"decision/{data['barrier_id']}", "put", data["decision"]
+
+
+def _cancel_requested(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "cancel", "put", {"by": data.get("by"), "reason": data.get("reason", "")}
+
+
+def _graph_changed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "graph_hash", "put", data["graph_hash"]
+    yield from _cleared(data)
+    if data.get("next") is not None:
+        yield "next", "put", data["next"]
+
+
+def _trace_reopened(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield "status", "put", "running"
+    yield from _cleared(data)
+    if data.get("next") is not None:
+        yield "next", "put", data["next"]
+
+
+_DELTAS = {
+    "trace_started": _trace_started,
+    "trace_forked": _trace_forked,
+    "barrier_raised": _barrier_raised,
+    "barrier_decided": _barrier_decided,
+    "trace_ended": _trace_ended,
+    "owner_changed": _owner_changed,
+    "node_intended": _node_intended,
+    "intent_withdrawn": _intent_withdrawn,
+    "branch_executed": _branch_executed,
+    "value_recorded": _value_recorded,
+    "node_routed": _node_routed,
+    "decision_submitted": _decision_submitted,
+    "cancel_requested": _cancel_requested,
+    "graph_changed": _graph_changed,
+    "trace_reopened": _trace_reopened,
+}
 
 
 def status_of(control: Mapping[str, Any]) -> str:
@@ -81,7 +202,16 @@ def reducers(control: Mapping[str, Any]) -> dict[str, str]:
 def pending_barriers(control: Mapping[str, Any]) -> list[str]:
     """The ids of the barriers that wait, in the order they were raised.
 
-    >>> pending_barriers({"barrier/approve#1": "approve"})
+    >>> pending_barriers({"barrier/approve#1": {"node": "approve"}})
     ['approve#1']
     """
     return [key[8:] for key in control if key.startswith("barrier/")]
+
+
+def with_prefix(control: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What stands in control under `prefix`, by the rest of the key.
+
+    >>> with_prefix({"held/gather/search": [], "steps": 3}, "held/gather/")
+    {'search': []}
+    """
+    return {key[len(prefix) :]: value for key, value in control.items() if key.startswith(prefix)}

@@ -201,6 +201,22 @@ class BarrierError(EventStoreError):
         self.barrier_id = barrier_id
 
 
+class BarrierExpired(BarrierError):
+    """A decision at or past the deadline; the barrier's default was applied instead.
+
+    Attributes: `trace_id`, `barrier_id` (str), `default` (the decision that stands).
+
+    >>> print(BarrierExpired("t1", "approve#1", "2026-03-01 12:00:00 UTC", "reject"))
+    barrier approve#1 of trace t1: its deadline, 2026-03-01 12:00:00 UTC, has passed; the default (reject) stands
+    """
+
+    def __init__(self, trace_id: str, barrier_id: str, deadline: str, default: Any) -> None:
+        action = getattr(type(default), "__struct_config__", None)
+        named = default if action is None else action.tag
+        super().__init__(trace_id, barrier_id, f"its deadline, {deadline}, has passed; the default ({named}) stands")
+        self.default = default
+
+
 class StateMutated(EventStoreError):
     """Strict mode: a value of the live state was changed in place, without a delta.
 
@@ -214,6 +230,158 @@ class StateMutated(EventStoreError):
         super().__init__(f"trace {trace_id}: the live value of {key!r} was changed in place, without a delta")
         self.trace_id = trace_id
         self.key = key
+
+
+class GraphInvalid(EventStoreError, ValueError):
+    """A graph does not hold together. Attributes: `graph` (str), `errors` (tuple of str, all of them).
+
+    >>> print(GraphInvalid("refund", ["no start", "edge from 'a' to 'b': no node 'b'"]))
+    graph refund: no start; edge from 'a' to 'b': no node 'b'
+    """
+
+    def __init__(self, graph: str, errors: Sequence[str]) -> None:
+        super().__init__(f"graph {graph}: {'; '.join(errors)}")
+        self.graph = graph
+        self.errors = tuple(errors)
+
+
+class GraphHashMismatch(EventStoreError):
+    """A run was recorded with another graph than the one it is resumed with.
+
+    Attributes: `trace_id`, `recorded`, `current` (str, the two hashes), `changes` (tuple of str).
+
+    >>> print(GraphHashMismatch("t1", "9f0c", "77aa", ["node 'pay' is gone"]))
+    trace t1 ran with graph 9f0c, this one is 77aa: node 'pay' is gone
+    """
+
+    def __init__(self, trace_id: str, recorded: str, current: str, changes: Sequence[str]) -> None:
+        told = "; ".join(changes) or "what the first one looked like is not recorded"
+        super().__init__(f"trace {trace_id} ran with graph {recorded}, this one is {current}: {told}")
+        self.trace_id = trace_id
+        self.recorded = recorded
+        self.current = current
+        self.changes = tuple(changes)
+
+
+class RunOwned(EventStoreError):
+    """Another runner works on this run. Attributes: `trace_id`, `owner` (str, pid@host).
+
+    >>> print(RunOwned("t1", "4711@laptop"))
+    trace t1 is being run by 4711@laptop
+    """
+
+    def __init__(self, trace_id: str, owner: str) -> None:
+        super().__init__(f"trace {trace_id} is being run by {owner}")
+        self.trace_id = trace_id
+        self.owner = owner
+
+
+class Fenced(EventStoreError):
+    """An append of an owner that lost the run to another one; nothing was written.
+
+    Attributes: `trace_id` (str), `epoch` (int, of the append), `current` (int or None, of the run).
+
+    >>> print(Fenced("t1", 2, 3))
+    trace t1 was taken over: this owner has epoch 2, the run is at 3
+    """
+
+    def __init__(self, trace_id: str, epoch: int, current: int | None) -> None:
+        stands = "has no owner now" if current is None else f"is at {current}"
+        super().__init__(f"trace {trace_id} was taken over: this owner has epoch {epoch}, the run {stands}")
+        self.trace_id = trace_id
+        self.epoch = epoch
+        self.current = current
+
+
+class CrashLoop(EventStoreError):
+    """Owner after owner of this run died without getting anything done.
+
+    Attributes: `trace_id` (str), `ownerships` (int), `node` (str or None, where they died).
+
+    >>> print(CrashLoop("t1", 5, "pay"))
+    trace t1: 5 owners in a row died at node 'pay'; resume it with force=True to try again
+    """
+
+    def __init__(self, trace_id: str, ownerships: int, node: str | None) -> None:
+        super().__init__(
+            f"trace {trace_id}: {ownerships} owners in a row died at node {node!r};"
+            " resume it with force=True to try again"
+        )
+        self.trace_id = trace_id
+        self.ownerships = ownerships
+        self.node = node
+
+
+class InputDiffers(EventStoreError, ValueError):
+    """`run(id=…)` met a run of that id that was started with another state.
+
+    Attributes: `trace_id` (str), `keys` (tuple of str, those that differ).
+
+    >>> print(InputDiffers("t1", ["total"]))
+    trace t1 was started with another state; it differs in 'total'
+    """
+
+    def __init__(self, trace_id: str, keys: Sequence[str]) -> None:
+        named = ", ".join(map(repr, keys))
+        super().__init__(f"trace {trace_id} was started with another state; it differs in {named}")
+        self.trace_id = trace_id
+        self.keys = tuple(keys)
+
+
+class RunFailed(EventStoreError):
+    """A run ended as failed; its cause is the node's exception where this process saw it.
+
+    Attributes: `trace_id`, `node` (str or None), `reason` (str). `resume` tries the node again.
+
+    >>> print(RunFailed("t1", "pay", "ConnectionError: bank unreachable"))
+    trace t1 failed at node 'pay': ConnectionError: bank unreachable
+    """
+
+    def __init__(self, trace_id: str, node: str | None, reason: str) -> None:
+        where = "" if node is None else f" at node {node!r}"
+        super().__init__(f"trace {trace_id} failed{where}: {reason}")
+        self.trace_id = trace_id
+        self.node = node
+        self.reason = reason
+
+
+class NoRoute(EventStoreError):
+    """A node ran, and no edge leads on from it. Attributes: `node`, `reason` (str).
+
+    >>> print(NoRoute("plan", "none of its 2 conditions holds"))
+    no way on from node 'plan': none of its 2 conditions holds
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"no way on from node {node!r}: {reason}")
+        self.node = node
+        self.reason = reason
+
+
+class MaxStepsExceeded(EventStoreError):
+    """A run reached the step limit of its graph. Attributes: `trace_id` (str), `max_steps` (int).
+
+    >>> print(MaxStepsExceeded("t1", 100))
+    trace t1 reached max_steps=100
+    """
+
+    def __init__(self, trace_id: str, max_steps: int) -> None:
+        super().__init__(f"trace {trace_id} reached max_steps={max_steps}")
+        self.trace_id = trace_id
+        self.max_steps = max_steps
+
+
+class NodeTimeout(EventStoreError, TimeoutError):
+    """A node did not end in time; its late writes raise this too. Attributes: `path` (str), `timeout_s` (float).
+
+    >>> print(NodeTimeout("search", 2.5))
+    node 'search' did not end within 2.5 s
+    """
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__(f"node {path!r} did not end within {timeout_s:g} s")
+        self.path = path
+        self.timeout_s = timeout_s
 
 
 class StateError(EventStoreError):

@@ -172,6 +172,9 @@ class TraceStarted(JsonRecord, frozen=True):
 class TraceForked(JsonRecord, frozen=True):
     """The first event of a fork's own: it shares `parent_trace_id` up to `fork_seq`.
 
+    `withdrawn`: barriers (id, node) that waited there and are raised anew; `clears`: what else of the parent's
+    run the fork does not inherit, as control keys.
+
     >>> TraceForked("retry", "t1", 9).fork_seq
     9
     """
@@ -180,10 +183,16 @@ class TraceForked(JsonRecord, frozen=True):
     parent_trace_id: str
     fork_seq: int
     node: str | None = None
+    withdrawn: list[tuple[str, str]] = []
+    clears: list[str] = []
 
 
 class NodeExecuted(JsonRecord, frozen=True, gc=False):
     """A node ran, and its step was committed with this event.
+
+    `retry_at_us`: it failed, and is to be tried again then; `falls_back`: it failed, and the run goes on at
+    `next`; `unrouted`: it ran, and which node is `next` could not be said; `clears`: the control keys that
+    its visit leaves no more.
 
     >>> NodeExecuted("ask", duration_ms=1.5).success
     True
@@ -196,10 +205,18 @@ class NodeExecuted(JsonRecord, frozen=True, gc=False):
     token_cost: float = 0
     has_side_effects: bool = False
     next: str | None = None
+    attempt: int = 1
+    retry_at_us: int | None = None
+    falls_back: bool = False
+    unrouted: bool = False
+    clears: list[str] = []
 
 
 class BarrierRaised(JsonRecord, frozen=True):
-    """The trace waits for a human. `deadline_us`: microseconds since 1970, UTC.
+    """The trace waits for a human. `deadline_us`: microseconds since 1970, UTC; `default`: the decision then.
+
+    `reason`: `gate`, a barrier of the graph; `in_doubt`, a node with side effects that may have run;
+    `effect`, one that the run this one was forked from has run.
 
     >>> BarrierRaised("approve#1", "approve", prompt="Refund 40?").prompt
     'Refund 40?'
@@ -211,10 +228,11 @@ class BarrierRaised(JsonRecord, frozen=True):
     keys: list[str] = []
     deadline_us: int | None = None
     default: Decision | None = None
+    reason: str = "gate"
 
 
 class BarrierDecided(JsonRecord, frozen=True):
-    """The one decision of a barrier.
+    """The one decision of a barrier. `submitted`: it was in the log before the barrier was raised.
 
     >>> BarrierDecided("approve#1", "approve", Approve()).decision
     Approve(by=None)
@@ -223,6 +241,7 @@ class BarrierDecided(JsonRecord, frozen=True):
     barrier_id: str
     node: str
     decision: Decision
+    submitted: bool = False
 
 
 class TraceEnded(JsonRecord, frozen=True):
@@ -247,21 +266,6 @@ class Note(JsonRecord, frozen=True):
     data: Any = None
 
 
-ControlEvent = TraceStarted | TraceForked | NodeExecuted | BarrierRaised | BarrierDecided | TraceEnded | Note
-Event = StateDelta | ControlEvent
-
-KINDS: dict[str, type[Any]] = {
-    "trace_started": TraceStarted,
-    "trace_forked": TraceForked,
-    "node_executed": NodeExecuted,
-    "barrier_raised": BarrierRaised,
-    "barrier_decided": BarrierDecided,
-    "trace_ended": TraceEnded,
-    "note": Note,
-}
-KIND_OF: dict[type[Any], str] = {StateDelta: "delta", **{cls: kind for kind, cls in KINDS.items()}}
-
-
 def utc(at_us: int) -> datetime:
     """Microseconds since 1970 as an aware datetime.
 
@@ -270,26 +274,3 @@ def utc(at_us: int) -> datetime:
     """
     seconds, microseconds = divmod(at_us, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
-
-
-class RecordedEvent(JsonRecord, frozen=True):
-    """An event as it stands in the log.
-
-    `seq`: 1-based position in its trace; `kind`: `delta` or a key of the body's `kind`;
-    `first_seq`: the seq at which its commit begins.
-
-    >>> RecordedEvent("t1", 2, 2, "delta", StateDelta.put("n", 1), utc(0)).kind
-    'delta'
-    """
-
-    trace_id: str
-    seq: int
-    first_seq: int
-    kind: str
-    event: Any
-    at: datetime
-
-    def __post_init__(self) -> None:
-        if isinstance(self.event, dict):
-            cls = StateDelta if self.kind == "delta" else KINDS[self.kind]
-            msgspec.structs.force_setattr(self, "event", msgspec.convert(self.event, cls))

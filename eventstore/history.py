@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from .codec import decode_event, decode_rows
-from .event import BarrierDecided, NodeExecuted, RecordedEvent, StateDelta, TraceStarted, utc
+from .event import BarrierDecided, NodeExecuted, StateDelta, TraceStarted, utc
 from .log import LogRow
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace
+from .recorded import RecordedEvent
 
 
 def recorded(trace_id: str, row: LogRow, after: int, upto: int) -> Iterator[RecordedEvent]:

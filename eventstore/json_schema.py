@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from .event import KINDS, StateDelta
+from .event import StateDelta
+from .recorded import KINDS
 
 
 def event_schema() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from .checkpoint import CheckpointTrigger
-from .codec import Envelope, Row, decode_rows, json_encode, msgpack_encode
+from .codec import Envelope, Row, decode_rows, json_encode, msgpack_encode, size_bytes
 from .control import ControlDelta, control_deltas, executed_deltas, status_of
 from .event import NodeExecuted
 from .fold import apply
@@ -70,18 +70,37 @@ def moves(event: Envelope) -> Sequence[ControlDelta]:
     """What an event, on its way into the log, does to control."""
     data = event.data
     if type(data) is NodeExecuted:
-        return executed_deltas(data.node, data.next) if data.success else ()
+        if data.success and not data.clears and not data.unrouted:
+            return executed_deltas(data.node, data.next)
+        data = msgspec.to_builtins(data)
     return control_deltas(event.kind, data)
 
 
-def projections(control: list[Envelope], wire: list[Any], first_seq: int, before: Mapping[str, Any]) -> list[Statement]:
+def control_growth_bytes(control: Mapping[str, Any], key: str, op: str, value: Any) -> int:
+    """About how much larger one move makes the JSON of control; scalars in the place of scalars count as equal."""
+    if op == "delete":
+        return -(len(key) + 4 + size_bytes(control[key])) if key in control else 0
+    if key not in control:
+        return len(key) + 4 + (2 if value is None or type(value) is int else size_bytes(value))
+    if op == "append":
+        return size_bytes(value) - 1
+    return size_bytes(value) - size_bytes(control[key]) if type(value) in (dict, list) else 0
+
+
+def projections(
+    control: list[Envelope],
+    wire: list[Any],
+    first_seq: int,
+    before: Mapping[str, Any],
+    at_us: int,
+) -> list[Statement]:
     """What the lists of traces and of barriers must be told of these events; `before`: control until now."""
     statements: list[Statement] = []
     after = {key: before[key] for key in ("status", "waits") if key in before}
     seqs = iter(first_seq + index for index, item in enumerate(wire) if isinstance(item, Envelope))
     for event, seq in zip(control, seqs, strict=True):
         if event.kind == "barrier_raised":
-            barrier = (TRACE_ROW, event.data["barrier_id"], seq, event.data.get("deadline_us"))
+            barrier = (TRACE_ROW, event.data["barrier_id"], seq, at_us, event.data.get("deadline_us"))
             statements.append((RAISE_BARRIER, barrier))
         elif event.kind == "barrier_decided":
             statements.append((DECIDE_BARRIER, (seq, TRACE_ROW, event.data["barrier_id"])))

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .event import BarrierDecided, BarrierRaised, Decision, Event, Modify, Note, Reject
+import msgspec
+
+from .event import BarrierDecided, BarrierRaised, Decision, Modify, Note, Reject
+from .recorded import Event
+from .run_event import CancelRequested, DecisionSubmitted, ValueRecorded
 
 Redactor = Callable[[str, Any], Any]
 
@@ -36,8 +40,14 @@ def redact_event(redact: Redactor, event: Event) -> Event:
     if isinstance(event, Note):
         return Note(event.name, redact(event.name, event.data))
     if isinstance(event, BarrierDecided):
-        return BarrierDecided(event.barrier_id, event.node, redact_decision(redact, event.node, event.decision))
+        return msgspec.structs.replace(event, decision=redact_decision(redact, event.node, event.decision))
     if isinstance(event, BarrierRaised) and event.default is not None:
         default = redact_decision(redact, event.node, event.default)
-        return BarrierRaised(event.barrier_id, event.node, event.prompt, event.keys, event.deadline_us, default)
+        return msgspec.structs.replace(event, default=default)
+    if isinstance(event, DecisionSubmitted):
+        return msgspec.structs.replace(event, decision=redact_decision(redact, event.node, event.decision))
+    if isinstance(event, CancelRequested):
+        return msgspec.structs.replace(event, reason=str(redact("cancel.reason", event.reason)))
+    if isinstance(event, ValueRecorded):
+        return msgspec.structs.replace(event, value=redact(event.name, event.value))
     return event

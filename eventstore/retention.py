@@ -92,7 +92,7 @@ def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Re
             stone = (row.trace_id, row.id, head.version, head.digest, by, time.time_ns() // 1000)
             connection.execute(INSERT_TOMBSTONE, stone)
             bases.drop(connection, row)
-            for table in ("checkpoint", "barrier", "root", "log"):
+            for table in ("lease", "checkpoint", "barrier", "root", "log"):
                 connection.execute(f"DELETE FROM {table} WHERE trace = ?", (row.id,))
             rows = int(connection.changes())
             connection.execute("DELETE FROM trace WHERE id = ?", (row.id,))

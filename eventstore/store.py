@@ -6,6 +6,7 @@ and see one instant. Appends go through the writer. Nothing above this layer see
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import tempfile
@@ -19,19 +20,24 @@ from uuid import UUID
 import apsw
 import msgspec
 
-from . import bases, chain, history, log, retention, statistics, verify
+from . import bases, chain, deciding, history, inbox, log, retention, statistics, verify
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .codec import as_column, check_key, encode_body, envelope, normalise_state
+from .control import ENDED
 from .database import Database, Durability
-from .errors import LogCorrupted, MissingKey, ValueRefused
-from .event import Event, RecordedEvent, TraceForked, TraceStarted, utc
+from .errors import LogCorrupted, MissingKey, RunOwned, ValueRefused
+from .event import Decision, TraceForked, TraceStarted, utc
 from .fold import MISSING
+from .forking import fork_events
+from .inbox import BarrierInfo, raised_event
 from .log import Head, TraceRow
 from .opaque import Opaque
-from .pending import ANY, AnyVersion, Appended
+from .ownership import Ownership
+from .pending import ANY, AnyVersion, Appended, Statement, projections
 from .policy import AdaptiveFold, FoldPolicy
 from .reader import Reader
+from .recorded import ControlEvent, Event, RecordedEvent
 from .redaction import Redactor
 from .reduce import CustomReducer, Reducer, ReducerRegistry
 from .retention import Removed
@@ -39,7 +45,7 @@ from .statistics import StoreStats
 from .step import converted
 from .trace import Trace
 from .verify import VerifyReport
-from .writer import RAISE_BARRIER, SET_STATUS, TRACE_ROW, Append, Writer
+from .writer import SET_STATUS, TRACE_ROW, Append, Writer
 
 T = TypeVar("T")
 Reducers = Mapping[str, Reducer | str | CustomReducer]
@@ -48,12 +54,6 @@ TRACES = (
     " LEFT JOIN trace p ON p.id = t.parent"
     " WHERE (?1 IS NULL OR t.id < (SELECT id FROM trace WHERE trace_id = ?1))"
     " AND (?2 IS NULL OR t.status = ?2) AND (?3 IS NULL OR t.name = ?3) ORDER BY t.id DESC LIMIT ?4"
-)
-
-
-PENDING_AT = (
-    "SELECT barrier_id, raised_seq, deadline_us FROM barrier"
-    " WHERE trace = ?1 AND raised_seq <= ?2 AND (decided_seq IS NULL OR decided_seq > ?2)"
 )
 
 
@@ -110,6 +110,7 @@ class Store:
         read_only: bool = False,
         create: bool = True,
         busy_timeout_ms: float = 10_000,
+        owner_timeout_s: float = 30.0,
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if path == ":memory:":
@@ -131,6 +132,8 @@ class Store:
         self.fold_policy: FoldPolicy = fold_policy or AdaptiveFold()
         self.redact = redact
         self.checkpoints = CheckpointStore(self)
+        self._ownership = Ownership(self, owner_timeout_s)
+        self._graphs: dict[str, dict[str, str] | None] = {"": None}
 
     @property
     def path(self) -> str:
@@ -159,24 +162,38 @@ class Store:
         `id`: the trace's id, by default a new UUIDv7; `graph_hash`, `node`: the graph it runs and the
         node to enter first. Raises TraceExists, ValueRefused, TypeError for no reducer, storage errors.
         """
-        registry = ReducerRegistry(reducers)
-        trace_id = _checked_id(id)
+        event = TraceStarted(name, {}, ReducerRegistry(reducers).names(), graph_hash, node)
+        return self._start(_checked_id(id), state, event, reducers)
+
+    def _start(
+        self,
+        trace_id: str,
+        state: Mapping[str, Any] | None,
+        started: TraceStarted,
+        reducers: Reducers | None,
+        *,
+        more: Sequence[ControlEvent] = (),
+        extras: Sequence[Statement] = (),
+    ) -> Trace:
+        """The first commit of a trace: `started` with the initial `state`, and `more` events of a run."""
         initial = normalise_state(state or {})
         if self.redact is not None:
             initial = normalise_state({key: self.redact(key, value) for key, value in initial.items()})
-        event = envelope(TraceStarted(name, {}, registry.names(), graph_hash, node))
+        event = envelope(started)
         event.data["state"] = initial
+        events = [event, *map(envelope, more)]
         opaque = any(isinstance(value, Opaque) for value in initial.values())
-        body = encode_body([event], opaque)
+        body = encode_body(events, opaque)
         at_us = time.time_ns() // 1000
         own_id = self._random.getrandbits(63)
-        digest = chain.extend(chain.genesis(trace_id), 1, 1, at_us, own_id, body)
-        log_row = (0, 1, 1, own_id, at_us, digest, as_column(body))
-        append = Append(trace_id, log_row, new_trace=(trace_id, name, None, 0, at_us))
+        digest = chain.extend(chain.genesis(trace_id), 1, len(events), at_us, own_id, body)
+        log_row = (0, 1, len(events), own_id, at_us, digest, as_column(body))
+        append = Append(trace_id, log_row, list(extras), new_trace=(trace_id, started.name, None, 0, at_us))
+        append.sync = bool(more)
         self._writer.commit(append)
-        row = TraceRow(append.row[0], trace_id, name, None, 0, at_us, "running")
-        trace = Trace(self, row, Head(1, digest, at_us), registry)
-        trace._started(initial, event, len(body))
+        row = TraceRow(append.row[0], trace_id, started.name, None, 0, at_us, "running")
+        trace = Trace(self, row, Head(len(events), digest, at_us), ReducerRegistry(reducers))
+        trace._started(initial, events, len(body))
         return trace
 
     def open_trace(self, trace_id: str, *, reducers: Reducers | None = None) -> Trace:
@@ -233,22 +250,29 @@ class Store:
             parent = log.find_trace(connection, trace_id)
             seq = log.head(connection, parent).version if at is None else at
             head = log.boundary(connection, parent, seq)
-            owner = log.lineage(connection, parent, seq)[-1].trace
-            waiting: list[Any] = connection.execute(PENDING_AT, (owner, seq)).fetchall()
-        label = parent.name if name is None else name
-        event = envelope(TraceForked(label, trace_id, seq))
-        body = encode_body([event], False)
-        at_us = max(time.time_ns() // 1000, head.at_us)
+            segments = log.lineage(connection, parent, seq)
+            control = bases.restore(connection, self.path, segments, seq, trace_id).control
+            at_us = max(time.time_ns() // 1000, head.at_us)
+            owner = segments[-1].trace
+            events = fork_events(
+                TraceForked(parent.name if name is None else name, trace_id, seq),
+                control,
+                at_us,
+                lambda barrier_id: raised_event(connection, self.path, owner, barrier_id),
+            )
+        label = events[0].name
+        wire = list(map(envelope, events))
+        body = encode_body(wire, False)
         own_id = self._random.getrandbits(63)
-        digest = chain.extend(head.digest, seq + 1, 1, at_us, own_id, body)
-        log_row = (0, seq + 1, 1, own_id, at_us, digest, as_column(body))
+        digest = chain.extend(head.digest, seq + 1, len(wire), at_us, own_id, body)
+        log_row = (0, seq + 1, len(wire), own_id, at_us, digest, as_column(body))
         append = Append(new_id, log_row, new_trace=(new_id, label, owner, seq, at_us))
-        append.extras = [(RAISE_BARRIER, (TRACE_ROW, *barrier)) for barrier in waiting]
-        if waiting:
+        append.extras = projections(wire, wire, seq + 1, {"status": "running", "waits": control.get("waits", 0)}, at_us)
+        if len(events) > 1:
             append.extras.append((SET_STATUS, ("waiting", TRACE_ROW)))
         self._writer.commit(append)
         row = TraceRow(append.row[0], new_id, label, owner, seq, at_us, "running")
-        return Trace(self, row, Head(seq + 1, digest, at_us), ReducerRegistry())
+        return Trace(self, row, Head(seq + len(wire), digest, at_us), ReducerRegistry())
 
     def append(
         self,
@@ -317,6 +341,56 @@ class Store:
                 except ValueError as error:
                     raise LogCorrupted(self.path, trace_id, found.first_seq, str(error)) from error
 
+    # Barriers and runs
+
+    def decide(self, trace_id: str, barrier: str, decision: Decision) -> str:
+        """`Trace.decide` without an open trace: any process may decide. Raises as it does, and TraceNotFound."""
+        return self.open_trace(trace_id).decide(barrier, decision)
+
+    def barriers(
+        self,
+        *,
+        pending: bool | None = True,
+        limit: int = 100,
+        after: tuple[str, str] | None = None,
+        trace_id: str | None = None,
+        node: str | None = None,
+    ) -> list[BarrierInfo]:
+        """A page of barriers, whoever has waited longest first: with `pending`, the inbox.
+
+        `pending` False: the decided ones, None: all. `after`: trace id and barrier id of the last one of the
+        page before. `trace_id`, `node`: only those.
+        """
+        return inbox.barriers(self, pending, limit, after, trace_id, node)
+
+    def cancel(self, trace_id: str, *, by: str | None = None, reason: str = "") -> bool:
+        """Cancel a run from anywhere: at once when nobody runs it, otherwise at its next step.
+
+        Whether it has ended already. Raises TraceEndedError, TraceNotFound.
+        """
+        trace = self.open_trace(trace_id)
+        if trace.status not in ENDED and trace.graph_hash:
+            self._ownership.entered(trace_id)
+            try:
+                self._ownership.claim(trace, trace._control.get("epoch", 0))
+            except RunOwned:
+                deciding.request_cancel(trace, by, reason, end=False)
+                return False
+            finally:
+                self._ownership.left(trace_id)
+        deciding.request_cancel(trace, by, reason, end=True)
+        return True
+
+    def _graph_nodes(self, graph_hash: str) -> dict[str, str] | None:
+        """The kind of each node of a graph that some run recorded."""
+        if graph_hash not in self._graphs:
+            definition = self._ownership.definition(graph_hash)
+            if definition is None:
+                return None
+            nodes = json.loads(definition)["nodes"]
+            self._graphs[graph_hash] = {name: node["kind"] for name, node in nodes.items()}
+        return self._graphs[graph_hash]
+
     # Bases and figures
 
     def drop_bases(self, trace_id: str | None = None) -> int:
@@ -358,6 +432,7 @@ class Store:
 
     def close(self) -> None:
         """Commit what is queued and close the file. Closing twice is fine."""
+        self._ownership.close()
         self._writer.close()
         if self._folder is not None:
             self._folder.cleanup()
@@ -384,6 +459,7 @@ def open(
     read_only: bool = False,
     create: bool = True,
     busy_timeout_ms: float = 10_000,
+    owner_timeout_s: float = 30.0,
 ) -> Store:
     """Open (or create, for this user only) an event store; `":memory:"` gives one that closing removes.
 
@@ -392,7 +468,8 @@ def open(
     place (costs one pass over the state a step). `checkpoint_policy`, `fold_policy`: by default
     `CheckpointPolicy.conservative()` and `AdaptiveFold()`. `redact`: `(key, value) -> value`, run on
     every value before it reaches the log. `create` False refuses a missing file. `busy_timeout_ms`: how long
-    to wait for other processes' commits.
+    to wait for other processes' commits. `owner_timeout_s`: how long the owner of a run may show no sign of life
+    before another process may take the run over (a process that died is known at once).
 
     Raises NotAnEventStore, FormatTooNew, UnsupportedSQLite, StoreBusy, StorageError.
 
@@ -413,4 +490,5 @@ def open(
         read_only=read_only,
         create=create,
         busy_timeout_ms=busy_timeout_ms,
+        owner_timeout_s=owner_timeout_s,
     )

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from . import chain, history
-from .barrier import decision_marks, find_pending
+from . import chain, deciding, history
 from .bases import Folded
 from .checkpoint import Checkpoint, CheckpointTrigger
 from .codec import (
@@ -29,7 +28,6 @@ from .codec import (
     decode_rows,
     encode_body,
     envelope,
-    size_bytes,
     state_size_bytes,
 )
 from .control import ENDED, control_deltas, pending_barriers, reducers, status_of
@@ -47,16 +45,12 @@ from .errors import (
     WrongExpectedVersion,
 )
 from .event import (
-    BarrierDecided,
     BarrierRaised,
     Decision,
     DeltaOp,
     DeltaSource,
-    Event,
     NodeExecuted,
     Note,
-    RecordedEvent,
-    Reroute,
     StateDelta,
     TraceEnded,
 )
@@ -64,10 +58,22 @@ from .fold import MISSING, advance, apply, shape_of
 from .link import fold_rows
 from .log import Head, LogRow, TraceRow
 from .mutation import Fingerprints
-from .pending import ANY, AnyVersion, Appended, Mark, Pending, mark_statements, moves, projections, same_events
+from .pending import (
+    ANY,
+    AnyVersion,
+    Appended,
+    Mark,
+    Pending,
+    control_growth_bytes,
+    mark_statements,
+    moves,
+    projections,
+    same_events,
+)
 from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
-from .redaction import redact_decision, redact_event
+from .recorded import MAIL, RUN_KINDS, Event, RecordedEvent
+from .redaction import redact_event
 from .reduce import Reducer, ReducerRegistry
 from .step import Draft, LiveDelta, Step, converted
 
@@ -163,6 +169,12 @@ class Trace:
         """The ids of the barriers that wait for a decision."""
         self._live()
         return pending_barriers(self._control)
+
+    @property
+    def control(self) -> Mapping[str, Any]:
+        """Where the run stands (next node, visits, pending barriers, …), read-only."""
+        self._live()
+        return MappingProxyType(self._control)
 
     def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
         """The live value of `key`; converted by msgspec to `type`. Raises MissingKey, Deserialize."""
@@ -260,54 +272,35 @@ class Trace:
         deadline_us: int | None = None,
         default: Decision | None = None,
     ) -> str:
-        """Wait for a human at `node`; gives the barrier's id, `node#occurrence`. Raises WrongExpectedVersion."""
+        """Wait for a human at `node`; gives the barrier's id, `node#occurrence`. Raises WrongExpectedVersion.
+
+        `deadline_us`: microseconds since 1970, UTC; at or past it the `default` decision stands (without one,
+        a rejection).
+        """
         expected, _, _ = self._begin()
-        barrier_id = f"{node}#{self._control.get(f'raised/{node}', 0) + 1}"
-        if self._store.redact is not None:
-            prompt = str(self._store.redact(f"{node}.prompt", prompt))
-            default = None if default is None else redact_decision(self._store.redact, node, default)
-        event = envelope(BarrierRaised(barrier_id, node, prompt, list(keys), deadline_us, default))
+        barrier_id = deciding.next_barrier_id(self, node)
+        asked = deciding.raised(self, BarrierRaised(barrier_id, node, prompt, list(keys), deadline_us, default))
+        event = envelope(asked)
         self._commit(self._prepare([event], None, [event], expected, None))
         return barrier_id
 
     def decide(self, barrier: str, decision: Decision) -> str:
-        """Decide a pending barrier, by id or by node when one is pending there; gives its id.
+        """Decide a barrier, by id or by node when one is pending there; gives its id.
 
-        The decision and its deltas are one commit, and the first decision wins. The state then tells of
-        it under `NODE.approved`, `NODE.reject_reason` and `NODE.rerouted_to`.
-        Raises BarrierError for an unknown or decided barrier.
+        The decision and its deltas are one synced commit, and the first decision wins. The state then tells of
+        it under `NODE.approved`, `NODE.reject_reason` and `NODE.rerouted_to`. In a run of a graph a decision may
+        come before its barrier: `approve#2` for the second visit, `approve#*` for every one that has none of
+        its own (a later `approve#*` takes its place).
+        Raises BarrierError for an unknown or decided barrier, BarrierExpired at or past its deadline (the
+        default was applied then), TraceEndedError.
         """
-        while True:
-            expected, _, _ = self._begin()
-            draft = Draft(self._live(), self._registry)
-            try:
-                barrier_id, node = find_pending(self.id, self._control, barrier)
-            except BarrierError:
-                if self.refresh() == expected:
-                    raise
-                continue  # another handle raised it meanwhile
-            made = decision
-            if self._store.redact is not None:
-                made = redact_decision(self._store.redact, node, decision)
-            event = envelope(BarrierDecided(barrier_id, node, made))
-            for key, value in decision_marks(node, made).items():
-                if value is not MISSING:
-                    draft.replace(key, value, "human")
-                elif key in self._live():
-                    draft.write(key, "delete", None, "human")
-            events = [event, *draft.body()]
-            policy = self._store.checkpoint_policy
-            marks: list[Mark] = []
-            if policy.should_checkpoint_on_human_decision():
-                marks.append((expected, node, CheckpointTrigger.HUMAN_DECISION))
-            if policy.should_checkpoint_on_barrier():
-                target = decision.target if isinstance(decision, Reroute) else None
-                marks.append((expected + len(events), target, CheckpointTrigger.BARRIER_RESOLVED))
-            try:
-                self._commit(self._prepare(events, draft, [event], expected, None, marks=marks, sync=True))
-                return barrier_id
-            except WrongExpectedVersion:
-                self.refresh()
+        return deciding.decide(self, barrier, decision)
+
+    def expire(self) -> list[str]:
+        """Apply the default decisions of barriers past their deadline; the ids of those decided here."""
+        self.refresh()
+        self._live()
+        return deciding.expire(self)
 
     def checkpoint(self, node: str | None = None) -> Checkpoint:
         """Mark this place, `node` to be entered next, as one where the run can resume.
@@ -413,11 +406,12 @@ class Trace:
         self._state = restored.state
         self._print_all()
 
-    def _started(self, state: dict[str, Any], event: Envelope, size: int) -> None:
-        """Take in the first event of a trace that was just started."""
+    def _started(self, state: dict[str, Any], events: Sequence[Envelope], size: int) -> None:
+        """Take in the first commit of a trace that was just started."""
         self._state = state
-        for key, op, value in moves(event):
-            apply(self._control, key, op, value)
+        for event in events:
+            for key, op, value in moves(event):
+                apply(self._control, key, op, value)
         self._tail_bytes, self._tail_rows, self._tail_deltas = size, 1, len(state)
         self._log_bytes = size
         self._print_all()
@@ -513,6 +507,8 @@ class Trace:
         for event in events:
             if event.kind == "trace_ended" and event.data.get("status", "completed") not in ENDED:
                 raise ValueRefused("status", f"{event.data['status']!r} is none of {', '.join(sorted(ENDED))}")
+            if event.kind in RUN_KINDS:
+                raise EventStoreError(f"trace {self.id}: {event.kind} is written by a run, not by append")
             if event.kind in ("trace_started", "trace_forked"):
                 raise EventStoreError(f"trace {self.id}: {event.kind} is the first event, and only that")
             if control.get("status") in ENDED and event.kind != "note":
@@ -537,19 +533,20 @@ class Trace:
         marks: Sequence[Mark] = (),
         score_passed: bool = False,
         sync: bool = False,
+        at_us: int = 0,
     ) -> Pending:
         store = self._store
         opaque = draft is not None and draft.opaque
         body = encode_body(wire, opaque)
         n, size = len(wire), len(body)
         own_id = store._random.getrandbits(63) if append_id is None else append_id
-        at_us = max(time.time_ns() // 1000, self._at_us)
+        at_us = max(at_us or time.time_ns() // 1000, self._at_us)
         digest = chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
         row = (self._row.id, expected + 1, n, own_id, at_us, digest, as_column(body))
         if len(control) == 1 and control[0].kind == "node_executed":
             extras, control_moves = [], moves(control[0])
         else:
-            extras = projections(control, wire, expected + 1, self._control)
+            extras = projections(control, wire, expected + 1, self._control, at_us)
             control_moves = [move for event in control for move in moves(event)]
             sync = sync or any(event.kind == "barrier_decided" for event in control)
         for seq, node, trigger in marks:
@@ -560,10 +557,8 @@ class Trace:
                 self._size()
             state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
             for key, op, value in control_moves:
-                if key not in self._control:
-                    state_bytes += len(key) + 6 + (len(value) if type(value) is str else 0)
-                elif op == "delete":
-                    state_bytes -= len(key) + 4 + size_bytes(self._control[key])
+                if op != "sum" or key not in self._control:
+                    state_bytes += control_growth_bytes(self._control, key, op, value)
             if state_bytes < 2:
                 state_bytes = 2
             tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size
@@ -675,7 +670,7 @@ class Trace:
         if version > self._version:
             raise WrongExpectedVersion(self.id, self._version, version)
         for row in self._store._reader.news(self._row, version):
-            if any(event.kind != "note" for event in decode_rows(row.body)):
+            if any(event.kind not in MAIL for event in decode_rows(row.body)):
                 raise WrongExpectedVersion(self.id, self._version, version)
 
     def _check_mutation(self) -> None:

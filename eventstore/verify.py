@@ -219,6 +219,9 @@ class _TraceCheck:
         for seq, event in enumerate(rows, row.first_seq):
             if event.kind == "barrier_raised":
                 self.barriers[event.data["barrier_id"]] = [seq, None, event.data.get("deadline_us")]
+            elif event.kind == "trace_forked":
+                withdrawn = {barrier_id for barrier_id, _ in event.data.get("withdrawn", ())}
+                self.inherited = [barrier_id for barrier_id in self.inherited if barrier_id not in withdrawn]
             elif event.kind == "barrier_decided":
                 self.barriers.setdefault(event.data["barrier_id"], [None, None, None])[1] = seq
         try:

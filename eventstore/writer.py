@@ -23,6 +23,7 @@ from .database import Database
 from .errors import (
     BaseCorrupted,
     EventStoreError,
+    Fenced,
     StateError,
     StoreClosed,
     StoreHalted,
@@ -36,9 +37,14 @@ from .policy import FoldDecision
 T = TypeVar("T")
 MAX_BATCH = 1024
 INSERT_ROW = "INSERT INTO log (trace, first_seq, n, append_id, at_us, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+INSERT_OWNED = (
+    "INSERT INTO log (trace, first_seq, n, append_id, at_us, digest, body) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"
+    " WHERE EXISTS (SELECT 1 FROM lease WHERE trace = ?1 AND epoch = ?8)"
+)
+LEASE_EPOCH = "SELECT epoch FROM lease WHERE trace = ?"
 INSERT_TRACE = "INSERT INTO trace (trace_id, name, parent, fork_seq, created_us) VALUES (?, ?, ?, ?, ?)"
 SET_STATUS = "UPDATE trace SET status = ? WHERE id = ?"
-RAISE_BARRIER = "INSERT INTO barrier (trace, barrier_id, raised_seq, deadline_us) VALUES (?, ?, ?, ?)"
+RAISE_BARRIER = "INSERT INTO barrier (trace, barrier_id, raised_seq, raised_us, deadline_us) VALUES (?, ?, ?, ?, ?)"
 DECIDE_BARRIER = "UPDATE barrier SET decided_seq = ? WHERE trace = ? AND barrier_id = ?"
 MERGE_CHECKPOINT = (
     "UPDATE checkpoint SET node = coalesce(?, node), metadata = coalesce(metadata, ?),"
@@ -57,11 +63,12 @@ class Append:
     `row`: the parameters of `INSERT_ROW`, the trace's row id first (0 with `new_trace`, whose row is
     made in the same commit). `extras`: `(sql, parameters)` after it, where a parameter that is
     `TRACE_ROW` stands for that row id. `fold`: a base to write with it, `state_bytes` the size of the
-    state then. `sync`: synced whatever the store's durability. After the commit: `error`, or `duplicate`
+    state then. `sync`: synced whatever the store's durability. `epoch`: that of the run's owner; the row goes in
+    only while the lease has it. After the commit: `error`, or `duplicate`
     (the row that an earlier append of the same id left), and `folded`.
     """
 
-    __slots__ = ("duplicate", "error", "extras", "fold", "folded", "gate", "new_trace", "row", "state_bytes",
+    __slots__ = ("duplicate", "epoch", "error", "extras", "fold", "folded", "gate", "new_trace", "row", "state_bytes",
                  "sync", "trace_id")  # fmt: skip
 
     def __init__(
@@ -81,6 +88,7 @@ class Append:
         self.state_bytes = state_bytes
         self.sync = sync
         self.new_trace = new_trace
+        self.epoch: int | None = None
         self.error: Exception | None = None
         self.duplicate: LogRow | None = None
         self.folded: bases.Folded | None = None
@@ -139,9 +147,14 @@ class Writer:
         with self._turn():
             self._run(appends)
 
-    def write(self, work: Callable[[apsw.Connection], T], *, sync: bool = False) -> T:
-        """Run `work` in a commit of its own (checkpoint rows, bases, retention) and give its result."""
-        with self._turn(), self._database.errors(), _Transaction(self._connection, self._strong(sync)):
+    def write(self, work: Callable[[apsw.Connection], T], *, sync: bool = False, relaxed: bool = False) -> T:
+        """Run `work` in a commit of its own (checkpoint rows, bases, retention) and give its result.
+
+        `relaxed`: it need not reach the disk before the next append does.
+        """
+        usual = self._database.durability
+        synchronous = "full" if sync else "normal" if relaxed else usual
+        with self._turn(), self._database.errors(), _Transaction(self._connection, synchronous, usual):
             return work(self._connection)
 
     def quiet(self, work: Callable[[], T]) -> T:
@@ -155,7 +168,8 @@ class Writer:
             if not (self._mutex.acquire(False) and self._turnstile.try_enter()):
                 return False
             self._tidy()
-            with self._database.errors(), _Transaction(self._connection, strong=False):
+            usual = self._database.durability
+            with self._database.errors(), _Transaction(self._connection, usual, usual):
                 work(self._connection)
             return True
         finally:
@@ -270,7 +284,9 @@ class Writer:
     def _run(self, batch: Sequence[Append]) -> None:
         connection = self._connection
         try:
-            with _Transaction(connection, any(self._strong(append.sync) for append in batch)):
+            usual = self._database.durability
+            synchronous = "full" if any(append.sync for append in batch) else usual
+            with _Transaction(connection, synchronous, usual):
                 for append in batch:
                     self._insert(append)
         except apsw.Error as error:
@@ -282,11 +298,23 @@ class Writer:
 
     def _insert_alone(self, append: Append) -> None:
         try:
-            self._connection.execute(INSERT_ROW, append.row)
+            self._insert_row(append)
         except apsw.ConstraintError as error:
             self._refuse(append, error)
+        except Fenced as fenced:
+            append.error = fenced
         except apsw.Error as error:
             append.error = self._failure(append, error)
+
+    def _insert_row(self, append: Append) -> None:
+        """Raises Fenced when the append is an owner's, and the run has another one by now."""
+        if append.epoch is None:
+            self._connection.execute(INSERT_ROW, append.row)
+            return
+        self._connection.execute(INSERT_OWNED, (*append.row, append.epoch))
+        if not self._connection.changes():
+            found = self._connection.execute(LEASE_EPOCH, append.row[:1]).fetchone()
+            raise Fenced(append.trace_id, append.epoch, None if found is None else int(found[0]))
 
     def _insert(self, append: Append) -> None:
         connection = self._connection
@@ -297,13 +325,15 @@ class Writer:
             if append.new_trace is not None:
                 connection.execute(INSERT_TRACE, append.new_trace)
                 append.row = (connection.last_insert_rowid(), *append.row[1:])
-            connection.execute(INSERT_ROW, append.row)
+            self._insert_row(append)
             for sql, parameters in append.extras:
                 connection.execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
         except apsw.ConstraintError as error:
             if not alone:
                 connection.execute("ROLLBACK TO one")
             self._refuse(append, error)
+        except Fenced as fenced:
+            append.error = fenced
         else:
             if append.fold is not None:
                 self._fold(append, append.fold)
@@ -378,21 +408,22 @@ _starting = allocate_lock()
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT; with `strong`, synced although the store's durability is normal."""
+    """BEGIN IMMEDIATE … COMMIT, with a `synchronous` that may be other than the `usual` one."""
 
-    def __init__(self, connection: apsw.Connection, strong: bool) -> None:
+    def __init__(self, connection: apsw.Connection, synchronous: str, usual: str) -> None:
         self._connection = connection
-        self._strong = strong
+        self._synchronous = synchronous
+        self._usual = usual
 
     def __enter__(self) -> apsw.Connection:
-        if self._strong:
-            self._connection.pragma("synchronous", "full")
+        if self._synchronous != self._usual:
+            self._connection.pragma("synchronous", self._synchronous)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._weaken()
+            self._restore()
             raise
         return self._connection
 
@@ -403,8 +434,8 @@ class _Transaction:
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._weaken()
+            self._restore()
 
-    def _weaken(self) -> None:
-        if self._strong:
-            self._connection.pragma("synchronous", "normal")
+    def _restore(self) -> None:
+        if self._synchronous != self._usual:
+            self._connection.pragma("synchronous", self._usual)

@@ -17,9 +17,9 @@ import eventstore as es
 PACKAGE = Path(es.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
 CORE = ["errors", "event", "opaque", "codec", "fold", "reduce", "control", "link", "policy", "record", "checkpoint",
-        "barrier", "chain", "mutation"]  # fmt: skip
+        "barrier", "chain", "mutation", "run_event", "recorded", "forking"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
-       "verify", "turnstile"]  # fmt: skip
+       "verify", "turnstile", "inbox", "ownership"]  # fmt: skip
 
 
 def imported(module, ours_only=False):

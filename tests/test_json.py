@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import eventstore as es
-from eventstore.event import KIND_OF, utc
+from eventstore.event import utc
+from eventstore.recorded import KIND_OF
 
 WHEN = datetime(2026, 2, 28, 23, 59, 59, 999999, UTC)
 ENTRY = es.ExecutionEntry(3, "ask", WHEN, WHEN + timedelta(seconds=1), True, None, es.ExecutionMetadata.heavy(), 7)

@@ -158,7 +158,7 @@ def test_a_link_carries_control_with_the_state():
     assert by_rows[1] == {"n": 1}
     assert by_rows[0] == {
         "name": "chat", "status": "running", "waits": 1, "graph_hash": "", "next": "answer", "reducer/n": "sum",
-        "steps": 1, "visits/ask": 1, "raised/ok": 1, "barrier/ok#1": "ok",
+        "steps": 1, "visits/ask": 1, "raised/ok": 1, "barrier/ok#1": {"node": "ok"},
     }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def copy(tmp_path_factory):
                 step.put("n", number)
                 step.append("log", {"é": [None, True, 1.5]})
         trace.checkpoint("work")
-        trace.raise_barrier("approve", prompt="Refund 40?", deadline_us=1_700_000_000_000_001)
+        trace.raise_barrier("approve", prompt="Refund 40?", deadline_us=4_000_000_000_000_001)
         trace.decide("approve", es.Modify({"n": 9}, by="ana"))
         store.fork("t1", at=4, id="t2")
         with trace.step("blob") as step:
@@ -109,7 +109,7 @@ def test_view_deltas_has_values_as_json(copy):
 def test_view_barriers_is_the_inbox(copy):
     (row,) = stdlib_rows(copy, "SELECT * FROM barriers")
     assert (row["barrier_id"], row["node"], row["prompt"]) == ("approve#1", "approve", "Refund 40?")
-    assert row["deadline_at"] == "2023-11-14T22:13:20.000001Z"
+    assert row["deadline_at"] == "2096-10-02T07:06:40.000001Z"
     assert json.loads(row["decision"]) == {"action": "modify", "values": {"n": 9}, "by": "ana"}
     assert row["decided_seq"] == row["raised_seq"] + 1
 

@@ -271,14 +271,14 @@ def test_a_wrong_status_is_found(file, tamper, status):
         "UPDATE barrier SET decided_seq = 5 WHERE barrier_id = 'pay#1'",
         "UPDATE barrier SET deadline_us = 1 WHERE barrier_id = 'pay#1'",
         "DELETE FROM barrier WHERE barrier_id = 'ask#1'",
-        "INSERT INTO barrier VALUES (1, 'new#1', 1, NULL, NULL)",
+        "INSERT INTO barrier VALUES (1, 'new#1', 1, NULL, NULL, 0)",
     ],
 )
 def test_a_wrong_list_of_barriers_is_found(file, tamper, change):
     with es.open(file) as store:
         trace = store.open_trace(VICTIM)
         trace.decide(trace.raise_barrier("ask"), es.Approve())
-        trace.raise_barrier("pay", deadline_us=77)
+        trace.raise_barrier("pay", deadline_us=4_000_000_000_000_000)
         assert store.verify().ok
     tamper(change)
     assert {(trace_id, check) for trace_id, _, check in found(file)} == {(VICTIM, "barrier")}

@@ -14,8 +14,9 @@ import click
 import msgspec
 from rich.text import Text
 
-from eventstore.event import DeltaSource, NodeExecuted, RecordedEvent, StateDelta
+from eventstore.event import DeltaSource, NodeExecuted, StateDelta
 from eventstore.opaque import Opaque
+from eventstore.recorded import RecordedEvent
 
 from .opening import find_trace, json_option, open_for_reading, trace_argument
 from .output import Column, Output, count, to_json, visible

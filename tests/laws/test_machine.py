@@ -115,6 +115,8 @@ class Toy:
     """What the toy knows of one trace: `states[n - 1]` and `notes[n - 1]` of event n, and where rows end."""
 
     def __init__(self, parent=None, at=0):
+        while parent is not None and at <= parent.fork_seq:
+            parent = parent.parent  # whose row that is
         self.states = parent.states[:at] if parent else []
         self.notes = parent.notes[:at] if parent else []
         self.ends = [end for end in parent.ends if end <= at] if parent else []
@@ -124,8 +126,6 @@ class Toy:
                 self.barriers[barrier_id] = (raised, decided if decided <= at else math.inf)
         self.ended = None
         self.retries = []
-        while parent is not None and at <= parent.fork_seq:
-            parent = parent.parent  # whose row that is
         self.parent, self.fork_seq, self.root = parent, at, 0
 
     @property
@@ -245,7 +245,11 @@ class Machine(RuleBasedStateMachine):
             return multiple()
         self.toys[new_id] = forked = Toy(toy, at)
         store.fork(trace_id, at, id=new_id)
-        forked.commit([forked.state])
+        waiting = forked.pending
+        first_seq = forked.version + 1
+        forked.commit([forked.state] * (1 + len(waiting)))
+        for seq, barrier_id in enumerate(waiting, first_seq + 1):
+            forked.barriers[barrier_id] = (seq, math.inf)  # raised anew
         return new_id
 
     @rule(trace_id=consumes(traces))

@@ -1,0 +1,119 @@
+"""Appends of a run's owner: prepared without I/O, committed while its epoch is the run's.
+
+A batch is one commit: deltas, and events before and after them. Mail (decisions submitted early, requests
+to cancel, notes) may come between what the owner knows and its append; the append then takes the following
+seqs, for mail changes no state. Anything else that comes between is another writer, and refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .checkpoint import CheckpointTrigger
+from .codec import Envelope, decode_rows, envelope
+from .errors import WrongExpectedVersion
+from .event import NodeExecuted
+from .ownership import END, FREE
+from .pending import Mark, Pending
+from .record import ExecutionMetadata
+from .recorded import MAIL, ControlEvent
+from .redaction import redact_event
+from .run_event import BranchExecuted
+from .step import Draft
+from .writer import TRACE_ROW
+
+if TYPE_CHECKING:
+    from .trace import Trace
+
+
+class Batch:
+    """What an owner appends in one commit.
+
+    `before`, `draft`, `after`: events, deltas, events. `sync`: synced whatever the durability.
+    `lease`: `keep` it, make it `free` (due at `due_us`), or `end` it. `explicit`: mark a checkpoint here.
+    """
+
+    __slots__ = ("after", "before", "draft", "due_us", "explicit", "lease", "marks", "sync")
+
+    def __init__(
+        self,
+        before: Sequence[ControlEvent] = (),
+        draft: Draft | None = None,
+        after: Sequence[ControlEvent] = (),
+        *,
+        sync: bool = False,
+        lease: str = "keep",
+        due_us: int | None = None,
+        explicit: bool = False,
+    ) -> None:
+        self.before = list(before)
+        self.draft = draft
+        self.after = list(after)
+        self.sync = sync
+        self.lease = lease
+        self.due_us = due_us
+        self.explicit = explicit
+        self.marks: list[tuple[int, str | None, CheckpointTrigger]] = []
+
+
+def prepare(trace: Trace, batch: Batch, epoch: int) -> Pending:
+    """The batch as an append over the version that the handle knows. Raises ValueRefused."""
+    before = [_enveloped(trace, event) for event in batch.before]
+    after = [_enveloped(trace, event) for event in batch.after]
+    deltas: list[Any] = [] if batch.draft is None else batch.draft.body()
+    wire = [*before, *deltas, *after]
+    expected = trace._version
+    end = expected + len(wire)
+    marks: list[Mark] = [(expected if seq == 0 else end, node, trigger) for seq, node, trigger in batch.marks]
+    if batch.explicit:
+        marks.append((end, _next_of(batch), CheckpointTrigger.EXPLICIT))
+    passed = _adaptive_mark(trace, batch, end, marks)
+    pending = trace._prepare(
+        wire, batch.draft, [*before, *after], expected, None, marks=marks, score_passed=passed, sync=batch.sync
+    )
+    pending.epoch = epoch
+    if batch.lease == "free":
+        pending.extras.append((FREE, (batch.due_us, TRACE_ROW, epoch)))
+    elif batch.lease == "end":
+        pending.extras.append((END, (TRACE_ROW,)))
+    return pending
+
+
+def take_mail(trace: Trace, refused: WrongExpectedVersion) -> None:
+    """Take in what came since the handle's version, if it is mail. Raises the refusal if it is not."""
+    for row in trace._store._reader.news(trace._row, trace._version):
+        if any(event.kind not in MAIL for event in decode_rows(row.body)):
+            raise refused
+    trace.refresh()
+
+
+def _enveloped(trace: Trace, event: ControlEvent) -> Envelope:
+    redact = trace._store.redact
+    if redact is not None:
+        event = redact_event(redact, event)  # type: ignore[assignment]
+        if isinstance(event, NodeExecuted | BranchExecuted) and event.error is not None:
+            name = event.node if isinstance(event, NodeExecuted) else event.path
+            event = msgspec.structs.replace(event, error=str(redact(f"{name}.error", event.error)))
+    if type(event) is NodeExecuted:
+        return Envelope("node_executed", event)
+    return envelope(event)
+
+
+def _next_of(batch: Batch) -> str | None:
+    return next((event.next for event in batch.after if isinstance(event, NodeExecuted)), None)
+
+
+def _adaptive_mark(trace: Trace, batch: Batch, end: int, marks: list[Mark]) -> bool:
+    """Whether a node's score passes; marks the place where the policy wants that."""
+    policy = trace._store.checkpoint_policy
+    for event in batch.after:
+        if isinstance(event, NodeExecuted) and event.success:
+            metadata = ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects)
+            if policy.score.should_checkpoint(metadata):
+                if trace._store.marks_adaptively:
+                    marks.append((end, event.next, CheckpointTrigger.adaptive(metadata)))
+                return True
+    return False
