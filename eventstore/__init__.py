@@ -11,6 +11,7 @@ from .checkpoint import (
     StateSnapshot,
 )
 from .checkpoints import CheckpointStore
+from .context import Context
 from .errors import (
     AppendIdReused,
     BarrierError,
@@ -74,6 +75,7 @@ from .event import (
     TraceForked,
     TraceStarted,
 )
+from .graph import Graph, Included
 from .inbox import BarrierInfo
 from .opaque import Opaque
 from .pending import ANY, Appended
@@ -94,6 +96,21 @@ from .run_event import (
     TraceReopened,
     ValueRecorded,
 )
+from .run_stream import (
+    BarrierResolved,
+    BarrierWaiting,
+    CheckpointSaved,
+    DeltaWritten,
+    Emitted,
+    GraphCompleted,
+    GraphError,
+    GraphStarted,
+    NodeEnded,
+    NodeStarted,
+    StreamEvent,
+)
+from .runs import resume, run, stream
+from .runs_async import resume_async, run_async, stream_async
 from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
@@ -118,6 +135,8 @@ __all__ = [
     "BarrierExpired",
     "BarrierInfo",
     "BarrierRaised",
+    "BarrierResolved",
+    "BarrierWaiting",
     "BaseCorrupted",
     "BranchExecuted",
     "CancelRequested",
@@ -125,17 +144,21 @@ __all__ = [
     "CheckpointCorrupted",
     "CheckpointNotFound",
     "CheckpointPolicy",
+    "CheckpointSaved",
     "CheckpointScore",
     "CheckpointStore",
     "CheckpointStoreError",
     "CheckpointTrigger",
+    "Context",
     "CrashLoop",
     "Decision",
     "DecisionSubmitted",
     "DeltaApply",
     "DeltaOp",
     "DeltaSource",
+    "DeltaWritten",
     "Deserialize",
+    "Emitted",
     "EventStoreError",
     "ExecutionEntry",
     "ExecutionMetadata",
@@ -147,11 +170,16 @@ __all__ = [
     "FoldPolicy",
     "FormatTooNew",
     "GeometricFold",
+    "Graph",
     "GraphChanged",
+    "GraphCompleted",
+    "GraphError",
     "GraphHashMismatch",
     "GraphHashMode",
     "GraphInvalid",
     "GraphResult",
+    "GraphStarted",
+    "Included",
     "IncrementalSnapshotState",
     "InputDiffers",
     "IntentWithdrawn",
@@ -161,9 +189,11 @@ __all__ = [
     "Modify",
     "NeverFold",
     "NoRoute",
+    "NodeEnded",
     "NodeExecuted",
     "NodeIntended",
     "NodeRouted",
+    "NodeStarted",
     "NodeTimeout",
     "NotAStepBoundary",
     "NotAnEventStore",
@@ -195,6 +225,7 @@ __all__ = [
     "StoreClosed",
     "StoreHalted",
     "StoreStats",
+    "StreamEvent",
     "Trace",
     "TraceEnded",
     "TraceEndedError",
@@ -214,4 +245,10 @@ __all__ = [
     "WrongExpectedVersion",
     "aopen",
     "open",
+    "resume",
+    "resume_async",
+    "run",
+    "run_async",
+    "stream",
+    "stream_async",
 ]

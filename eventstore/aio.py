@@ -232,6 +232,10 @@ class AsyncCheckpointStore:
         """See `CheckpointStore.load_latest`."""
         return await self._workers.call(self._checkpoints.load_latest, trace_id)
 
+    async def between(self, trace_id: str, first: int, last: int) -> list[Checkpoint]:
+        """See `CheckpointStore.between`."""
+        return await self._workers.call(self._checkpoints.between, trace_id, first, last)
+
     async def list(self, trace_id: str) -> list[Checkpoint]:
         """See `CheckpointStore.list`."""
         return await self._workers.call(self._checkpoints.list, trace_id)

@@ -34,6 +34,10 @@ NEWEST_FIRST = (
     COLUMNS
     + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) ORDER BY c.seq DESC, c.checkpoint_id DESC LIMIT ?"
 )
+BETWEEN = (
+    COLUMNS + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) AND c.seq BETWEEN ? AND ?"
+    " ORDER BY c.seq DESC, c.checkpoint_id DESC"
+)
 AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ? ORDER BY c.checkpoint_id"
 SAVE = (
     "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
@@ -124,6 +128,10 @@ class CheckpointStore:
         if not found:
             raise CheckpointNotFound(str(checkpoint_id))
         return found[0]
+
+    def between(self, trace_id: str, first: int, last: int) -> builtins.list[Checkpoint]:
+        """The trace's checkpoints with `first <= seq <= last`, newest first."""
+        return self._many(BETWEEN, (trace_id, first, last))
 
     def load_latest(self, trace_id: str) -> Checkpoint | None:
         """The checkpoint furthest in the trace; None when it has none."""

@@ -52,7 +52,8 @@ def _executed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
 
 
 def _retry(data: Mapping[str, Any]) -> dict[str, int]:
-    return {"attempt": data.get("attempt", 1), "at_us": data["retry_at_us"]}
+    at_us = data["retry_at_us"]
+    return {"attempt": data.get("attempt", 1), "at_us": at_us, "since_us": data.get("since_us", at_us)}
 
 
 def _cleared(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
@@ -111,6 +112,7 @@ def _owner_changed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
 
 
 def _node_intended(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
+    yield from _cleared(data)
     yield f"intent/{data['path']}", "put", {"key": data["key"], "attempt": data.get("attempt", 1)}
 
 

@@ -52,7 +52,15 @@ def next_barrier_id(trace: Trace, node: str) -> str:
 
 
 def decided(
-    trace: Trace, draft: Draft, barrier_id: str, node: str, decision: Decision, *, reason: str, source: str
+    trace: Trace,
+    draft: Draft,
+    barrier_id: str,
+    node: str,
+    decision: Decision,
+    *,
+    reason: str,
+    source: str,
+    submitted: bool = False,
 ) -> BarrierDecided:
     """The event of a decision; its deltas go into `draft`."""
     if trace._store.redact is not None:
@@ -66,7 +74,7 @@ def decided(
     elif isinstance(decision, Modify):
         for key, value in decision.values.items():
             draft.replace(key, value, source)
-    return BarrierDecided(barrier_id, node, decision)
+    return BarrierDecided(barrier_id, node, decision, submitted)
 
 
 def decision_checkpoints(trace: Trace, node: str, decision: Decision) -> list[Mark]:

@@ -190,9 +190,9 @@ class TraceForked(JsonRecord, frozen=True):
 class NodeExecuted(JsonRecord, frozen=True, gc=False):
     """A node ran, and its step was committed with this event.
 
-    `retry_at_us`: it failed, and is to be tried again then; `falls_back`: it failed, and the run goes on at
-    `next`; `unrouted`: it ran, and which node is `next` could not be said; `clears`: the control keys that
-    its visit leaves no more.
+    `retry_at_us`: it failed, and is to be tried again then; `since_us`: when its first attempt began;
+    `falls_back`: it failed, and the run goes on at `next`; `unrouted`: it ran, and which node is `next` could not
+    be said; `clears`: the control keys that its visit leaves no more.
 
     >>> NodeExecuted("ask", duration_ms=1.5).success
     True
@@ -207,6 +207,7 @@ class NodeExecuted(JsonRecord, frozen=True, gc=False):
     next: str | None = None
     attempt: int = 1
     retry_at_us: int | None = None
+    since_us: int | None = None
     falls_back: bool = False
     unrouted: bool = False
     clears: list[str] = []

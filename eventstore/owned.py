@@ -14,7 +14,6 @@ import msgspec
 
 from .checkpoint import CheckpointTrigger
 from .codec import Envelope, decode_rows, envelope
-from .errors import WrongExpectedVersion
 from .event import NodeExecuted
 from .ownership import END, FREE
 from .pending import Mark, Pending
@@ -33,10 +32,12 @@ class Batch:
     """What an owner appends in one commit.
 
     `before`, `draft`, `after`: events, deltas, events. `sync`: synced whatever the durability.
-    `lease`: `keep` it, make it `free` (due at `due_us`), or `end` it. `explicit`: mark a checkpoint here.
+    `lease`: `keep` it, make it `free` (due at `due_us`), or `end` it. `explicit`: mark a checkpoint here;
+    `completes`: the run ends well. `follows_mail` False: mail that comes first refuses it.
     """
 
-    __slots__ = ("after", "before", "draft", "due_us", "explicit", "lease", "marks", "sync")
+    __slots__ = ("after", "before", "completes", "draft", "due_us", "explicit", "follows_mail", "lease", "marks",
+                 "sync")  # fmt: skip
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Batch:
         lease: str = "keep",
         due_us: int | None = None,
         explicit: bool = False,
+        follows_mail: bool = True,
     ) -> None:
         self.before = list(before)
         self.draft = draft
@@ -56,6 +58,8 @@ class Batch:
         self.lease = lease
         self.due_us = due_us
         self.explicit = explicit
+        self.follows_mail = follows_mail
+        self.completes = False
         self.marks: list[tuple[int, str | None, CheckpointTrigger]] = []
 
 
@@ -70,6 +74,8 @@ def prepare(trace: Trace, batch: Batch, epoch: int) -> Pending:
     marks: list[Mark] = [(expected if seq == 0 else end, node, trigger) for seq, node, trigger in batch.marks]
     if batch.explicit:
         marks.append((end, _next_of(batch), CheckpointTrigger.EXPLICIT))
+    if batch.completes and trace._store.checkpoint_policy.should_checkpoint_on_completion():
+        marks.append((end, None, CheckpointTrigger.EXECUTION_COMPLETED))
     passed = _adaptive_mark(trace, batch, end, marks)
     pending = trace._prepare(
         wire, batch.draft, [*before, *after], expected, None, marks=marks, score_passed=passed, sync=batch.sync
@@ -82,12 +88,13 @@ def prepare(trace: Trace, batch: Batch, epoch: int) -> Pending:
     return pending
 
 
-def take_mail(trace: Trace, refused: WrongExpectedVersion) -> None:
-    """Take in what came since the handle's version, if it is mail. Raises the refusal if it is not."""
+def mail_only(trace: Trace) -> bool:
+    """Take in what others appended since the handle's version, if all of it is mail; whether it was."""
     for row in trace._store._reader.news(trace._row, trace._version):
         if any(event.kind not in MAIL for event in decode_rows(row.body)):
-            raise refused
+            return False
     trace.refresh()
+    return True
 
 
 def _enveloped(trace: Trace, event: ControlEvent) -> Envelope:

@@ -100,7 +100,7 @@ class ExecutionTrace(JsonRecord, frozen=True):
 
 
 class GraphResult(JsonRecord, frozen=True):
-    """What a run came to. `duration_ms`: sum of the executions' durations.
+    """What a run came to. `duration_ms`: sum of the executions' durations; `pending_barriers`: what it waits for.
 
     >>> GraphResult("t1", {"n": 1}, [], 0.0).status
     'completed'
@@ -111,3 +111,4 @@ class GraphResult(JsonRecord, frozen=True):
     execution_log: list[ExecutionEntry]
     duration_ms: float
     status: str = "completed"
+    pending_barriers: list[str] = []

@@ -36,6 +36,7 @@ class NodeIntended(JsonRecord, frozen=True):
     path: str
     key: str
     attempt: int = 1
+    clears: list[str] = []
 
 
 class IntentWithdrawn(JsonRecord, frozen=True):
@@ -65,6 +66,7 @@ class BranchExecuted(JsonRecord, frozen=True):
     has_side_effects: bool = False
     attempt: int = 1
     retry_at_us: int | None = None
+    since_us: int | None = None
     deltas: list[StateDelta] = []
     clears: list[str] = []
 

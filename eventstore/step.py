@@ -40,6 +40,7 @@ class Draft:
     """Deltas over a state, each checked at the door; `wire` for the body, `live` for the state.
 
     `growth_bytes`: how much larger the state's JSON will be; `is_exact` False where that was not followed.
+    `source`: who writes; `updates`: in a branch, what was put to CUSTOM keys, by the delta's index.
 
     >>> draft = Draft({"n": 1}, ReducerRegistry({"n": "sum"}))
     >>> draft.put("n", 2); draft.get("n"), draft.growth_bytes
@@ -56,6 +57,8 @@ class Draft:
         "is_exact",
         "live",
         "opaque",
+        "source",
+        "updates",
         "wire",
     )
 
@@ -70,6 +73,25 @@ class Draft:
         self.opaque = False
         self.growth_bytes = 0
         self.is_exact = True
+        self.source = "node"
+        self.updates: dict[int, Any] | None = None
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The state below."""
+        return self._state
+
+    def wrote(self, key: str) -> bool:
+        """Whether this draft changes `key`."""
+        return key in self._overlay
+
+    def deleted(self, key: str) -> bool:
+        """Whether this draft leaves `key` deleted."""
+        return self._overlay.get(key) is MISSING
+
+    def added(self) -> list[str]:
+        """The keys that the state below does not have."""
+        return [key for key, shape in self._overlay.items() if shape is not MISSING and key not in self._state]
 
     def put(self, key: str, value: Any) -> None:
         """`value` through the key's reducer. Raises as `replace` and `write`, and ReducerConflict."""
@@ -81,9 +103,13 @@ class Draft:
         else:
             function = self._reducers.custom(key)
             assert function is not None
-            self.replace(key, function(self.get(key, None), value), "reducer_merge")
+            if self.updates is not None:
+                value = normalise(key, value)[1]
+            self.replace(key, function(self.get(key, None), copy_value(value)), "reducer_merge")
+            if self.updates is not None:
+                self.updates[len(self.live) - 1] = value
 
-    def replace(self, key: str, value: Any, source: str = "node") -> None:
+    def replace(self, key: str, value: Any, source: str = "") -> None:
         """A literal put. Raises ValueRefused."""
         overlay = self._overlay
         old = overlay[key] if key in overlay else self._state.get(key, MISSING)
@@ -103,9 +129,9 @@ class Draft:
             self.opaque = True
         overlay[key] = live
         self.live.append((key, "put", live))
-        self.wire.append(Row("delta", key, "put", wire, source))
+        self.wire.append(Row("delta", key, "put", wire, source or self.source))
 
-    def write(self, key: str, op: str, value: Any, source: str = "node") -> None:
+    def write(self, key: str, op: str, value: Any, source: str = "") -> None:
         """One literal delta of any op. Raises ValueRefused, DeltaApply, MissingKey."""
         if op == "put":
             self.replace(key, value, source)
@@ -140,7 +166,7 @@ class Draft:
             overlay[key] = ("object", 0) if op == "merge" else after
             self.growth_bytes += self._growth(key, op, live, size, old)
         self.live.append((key, op, live))
-        self.wire.append(Row("delta", key, op, wire, source))
+        self.wire.append(Row("delta", key, op, wire, source or self.source))
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """A copy of the value as it stands, this draft's writes included. Raises MissingKey."""
@@ -186,7 +212,61 @@ class Draft:
         return size_bytes(self._overlay[key]) - size_bytes(old)
 
 
-class Step:
+class Writes:
+    """The verbs that change and read keys, over the draft that is open."""
+
+    __slots__ = ()
+
+    _draft: Draft | None
+
+    def _open(self) -> Draft:
+        raise NotImplementedError
+
+    def put(self, key: str, value: Any) -> None:
+        """Set `key` through its reducer. Raises ValueRefused, ReducerConflict, DeltaApply."""
+        draft = self._draft
+        if draft is None:
+            draft = self._open()
+        draft.put(key, value)
+
+    def replace(self, key: str, value: Any) -> None:
+        """Set `key` literally, whatever its reducer. Raises ValueRefused."""
+        self._open().replace(key, value)
+
+    def append(self, key: str, *items: Any) -> None:
+        """Extend the list at `key` by `items`; a missing key becomes a list. Raises ValueRefused, DeltaApply."""
+        self._open().write(key, "append", list(items))
+
+    def extend(self, key: str, items: Any) -> None:
+        """Extend the list at `key` by an iterable (or an opaque list). Raises ValueRefused, DeltaApply."""
+        self._open().write(key, "append", items if isinstance(items, Opaque) else list(items))
+
+    def splice(self, key: str, start: int, count: int, items: Any = ()) -> None:
+        """Replace `count` items of the list at `key`, from `start`. Raises ValueRefused, DeltaApply."""
+        new = items if isinstance(items, Opaque) else list(items)
+        self._open().write(key, "splice", {"start": start, "count": count, "items": new})
+
+    def merge(self, key: str, value: Mapping[str, Any]) -> None:
+        """Set the given keys of the object at `key` (shallow). Raises ValueRefused, DeltaApply."""
+        self._open().write(key, "merge", dict(value))
+
+    def sum(self, key: str, number: float) -> None:
+        """Add to the number at `key`; a missing key takes `number` itself. Raises ValueRefused, DeltaApply."""
+        self._open().write(key, "sum", number)
+
+    def delete(self, key: str) -> None:
+        """Remove `key`. Raises MissingKey."""
+        self._open().write(key, "delete", None)
+
+    def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
+        """A copy of the value of `key`, this step's writes included; converted by msgspec to `type`.
+
+        Raises MissingKey without a default, Deserialize when the value does not fit `type`.
+        """
+        return converted(key, self._open().get(key, default), type)
+
+
+class Step(Writes):
     """One node execution: a context manager whose writes commit together on leaving it, or not at all.
 
     An exception leaves no delta behind; it is recorded as a failed `ExecutionEntry` and goes on.
@@ -246,49 +326,6 @@ class Step:
         pending.duplicate = self._landed
         return pending
 
-    def put(self, key: str, value: Any) -> None:
-        """Set `key` through its reducer. Raises ValueRefused, ReducerConflict, DeltaApply."""
-        draft = self._draft
-        if draft is None:
-            draft = self._open()
-        draft.put(key, value)
-
-    def replace(self, key: str, value: Any) -> None:
-        """Set `key` literally, whatever its reducer. Raises ValueRefused."""
-        self._open().replace(key, value)
-
-    def append(self, key: str, *items: Any) -> None:
-        """Extend the list at `key` by `items`; a missing key becomes a list. Raises ValueRefused, DeltaApply."""
-        self._open().write(key, "append", list(items))
-
-    def extend(self, key: str, items: Any) -> None:
-        """Extend the list at `key` by an iterable (or an opaque list). Raises ValueRefused, DeltaApply."""
-        self._open().write(key, "append", items if isinstance(items, Opaque) else list(items))
-
-    def splice(self, key: str, start: int, count: int, items: Any = ()) -> None:
-        """Replace `count` items of the list at `key`, from `start`. Raises ValueRefused, DeltaApply."""
-        new = items if isinstance(items, Opaque) else list(items)
-        self._open().write(key, "splice", {"start": start, "count": count, "items": new})
-
-    def merge(self, key: str, value: Mapping[str, Any]) -> None:
-        """Set the given keys of the object at `key` (shallow). Raises ValueRefused, DeltaApply."""
-        self._open().write(key, "merge", dict(value))
-
-    def sum(self, key: str, number: float) -> None:
-        """Add to the number at `key`; a missing key takes `number` itself. Raises ValueRefused, DeltaApply."""
-        self._open().write(key, "sum", number)
-
-    def delete(self, key: str) -> None:
-        """Remove `key`. Raises MissingKey."""
-        self._open().write(key, "delete", None)
-
-    def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
-        """A copy of the value of `key`, this step's writes included; converted by msgspec to `type`.
-
-        Raises MissingKey without a default, Deserialize when the value does not fit `type`.
-        """
-        return converted(key, self._open().get(key, default), type)
-
     def record(
         self, *, token_cost: float = 0.0, duration_ms: float = 0.0, has_side_effects: bool | None = None
     ) -> None:
@@ -319,7 +356,7 @@ class Step:
         return NodeExecuted(
             self.node,
             error is None,
-            None if error is None else _described(error),
+            None if error is None else described(error),
             duration,
             self._cost if given.token_cost is None else given.token_cost,
             self._effects if given.has_side_effects is None else given.has_side_effects,
@@ -327,7 +364,8 @@ class Step:
         )
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """An exception as the log tells of it."""
     try:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
     except Exception:  # an exception that cannot be printed is still the one that happened

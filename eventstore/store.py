@@ -381,6 +381,16 @@ class Store:
         deciding.request_cancel(trace, by, reason, end=True)
         return True
 
+    def _ancestors(self, row: TraceRow) -> list[tuple[str, int]]:
+        """The traces that this one was forked from, nearest first, each with the last seq shared with it."""
+        found = []
+        with self._database.reader() as connection:
+            while row.parent is not None:
+                fork_seq = row.fork_seq
+                row = log.trace_by_row(connection, row.parent)
+                found.append((row.trace_id, fork_seq))
+        return found
+
     def _graph_nodes(self, graph_hash: str) -> dict[str, str] | None:
         """The kind of each node of a graph that some run recorded."""
         if graph_hash not in self._graphs:

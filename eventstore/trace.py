@@ -434,6 +434,9 @@ class Trace:
                 raise TraceEndedError(self.id, str(status))
             return self._version, Draft(state, self._registry, self._store.redact), None
 
+    def _draft(self, redact: bool) -> Draft:
+        return Draft(self._live(), self._registry, self._store.redact if redact else None)
+
     def _draft_before(self, row: LogRow) -> Draft:
         before = self._store._reader.restore(self.id, row.first_seq - 1)[2]
         self._live()

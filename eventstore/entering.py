@@ -1,0 +1,241 @@
+"""How a process comes to own a run: a new one, one that was given back, one whose owner died.
+
+Whoever enters checks that the graph is the one the run was recorded with, claims the lease, and carries what
+its first commit is to say: the epoch, a forced change of the graph, the reopening of a failed run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from .checkpoint import GraphHashMode
+from .checkpoints import same
+from .codec import normalise_state
+from .control import ENDED
+from .effects import effects_after
+from .errors import (
+    CrashLoop,
+    EventStoreError,
+    GraphHashMismatch,
+    InputDiffers,
+    RunOwned,
+    TraceEndedError,
+    TraceExists,
+    TraceNotFound,
+    Trimmed,
+)
+from .event import NodeExecuted, StateDelta, TraceStarted
+from .graph import Plan
+from .record import GraphResult
+from .recorded import ControlEvent, RecordedEvent
+from .regraphing import forced_events
+from .run_event import BranchExecuted, GraphChanged, NodeIntended, OwnerChanged, TraceReopened, ValueRecorded
+from .scheduler import idempotency_key
+
+if TYPE_CHECKING:
+    from .store import Store
+    from .trace import Trace
+
+MOST_STALLED = 5
+CLAIM_POLL_S = 0.1
+
+
+class Entry(NamedTuple):
+    """A run that this process owns: `carry` goes into its first commit, `at_once` before anything else."""
+
+    trace: Trace
+    epoch: int
+    carry: list[ControlEvent]
+    at_once: bool
+    fresh: set[str]
+    effects: dict[tuple[str, int], list[StateDelta] | None]
+
+
+class Again(NamedTuple):
+    """How to enter a run that exists; see `es.resume`."""
+
+    mode: GraphHashMode = GraphHashMode.STRICT
+    renamed_from: Mapping[str, str] | None = None
+    at: str | None = None
+    force: bool = False
+    reopen: bool = False
+    wait_s: float = 0.0
+
+
+def start(plan: Plan, store: Store, state: Mapping[str, Any] | None, trace_id: str) -> Entry:
+    """Start a run and own it, in one commit. Raises TraceExists, ValueRefused, storage errors."""
+    ownership = store._ownership
+    ownership.entered(trace_id)
+    try:
+        node = plan.nodes[plan.start]
+        more: list[ControlEvent] = [OwnerChanged(1, ownership.name)]
+        fresh: set[str] = set()
+        if node.kind == "node" and node.side_effects and plan.max_steps > 0:
+            more.append(NodeIntended(node.name, idempotency_key(trace_id, node.name, 1, node.name)))
+            fresh.add(node.name)
+        from .reduce import ReducerRegistry
+
+        started = TraceStarted(plan.name, {}, ReducerRegistry(plan.reducers).names(), plan.hash, plan.start)
+        extras = ownership.begin(plan.hash, plan.canonical)
+        trace = store._start(trace_id, state, started, plan.reducers, more=more, extras=extras)
+    except BaseException:
+        ownership.left(trace_id)
+        raise
+    return Entry(trace, 1, [], False, fresh, {})
+
+
+def start_or_again(
+    plan: Plan, store: Store, state: Mapping[str, Any] | None, trace_id: str | None, new_id: str
+) -> tuple[Trace, Entry | None]:
+    """Start a run; one of that id is entered again. Raises InputDiffers where its input was another."""
+    if trace_id is None:
+        entry = start(plan, store, state, new_id)
+        return entry.trace, entry
+    try:
+        store.open_trace(trace_id)
+    except TraceNotFound:
+        try:
+            entry = start(plan, store, state, trace_id)
+            return entry.trace, entry
+        except TraceExists:
+            pass  # another process was faster
+    if state is not None:
+        _check_input(store, trace_id, state)
+    return again(plan, store, trace_id, Again())
+
+
+def again(plan: Plan, store: Store, trace_id: str, how: Again) -> tuple[Trace, Entry | None]:
+    """Enter a run that exists; no Entry where there is nothing to run.
+
+    Raises GraphHashMismatch, RunOwned, CrashLoop, TraceEndedError, TraceNotFound.
+    """
+    trace = store.open_trace(trace_id, reducers=plan.reducers)
+    if not trace.graph_hash:
+        raise EventStoreError(f"trace {trace_id} was not started by a graph, so no graph can resume it")
+    _check_graph(store, trace, plan, how)
+    if _stands(trace, how.reopen):
+        return trace, None
+    ownership = store._ownership
+    ownership.entered(trace_id)
+    try:
+        claim = _claim(store, trace, how.wait_s)
+        trace.refresh()
+        if _stands(trace, how.reopen):
+            ownership.release(trace, claim.epoch)
+            ownership.left(trace_id)
+            return trace, None
+        carry: list[ControlEvent] = [OwnerChanged(claim.epoch, ownership.name)]
+        if trace.graph_hash != plan.hash:
+            carry += _check_graph(store, trace, plan, how)
+            ownership.define(plan.hash, plan.canonical)
+        if trace.status in ENDED:
+            over = [key for key in trace.control if key.startswith(("failed/", "retry/")) or key == "cancel"]
+            carry.append(TraceReopened(clears=over))
+        if claim.taken_over and not how.force:
+            stalled = stalled_ownerships(list(trace.events(after=max(0, trace.version - 200))))
+            if stalled >= MOST_STALLED:
+                ownership.release(trace, claim.epoch)
+                raise CrashLoop(trace_id, stalled, trace.next_node)
+        return trace, Entry(trace, claim.epoch, carry, claim.taken_over, set(), _effects(store, trace, plan))
+    except BaseException:
+        ownership.left(trace_id)
+        raise
+
+
+def result_of(trace: Trace) -> GraphResult:
+    """What a run has come to so far."""
+    entries = trace.entries()
+    status = trace.status
+    return GraphResult(
+        trace.id,
+        dict(trace.state),
+        entries,
+        round(sum(entry.metadata.duration_ms or 0 for entry in entries), 3),
+        status,
+        trace.pending_barriers if status == "waiting" else [],
+    )
+
+
+def stalled_ownerships(events: list[RecordedEvent]) -> int:
+    """How many owners in a row, up to the end of the log, left nothing but their coming and an intent.
+
+    >>> from .event import utc
+    >>> log = [RecordedEvent("t1", seq, seq, "owner_changed", OwnerChanged(seq, "a"), utc(0)) for seq in (1, 2)]
+    >>> stalled_ownerships(log)
+    2
+    """
+    progress = NodeExecuted | BranchExecuted | ValueRecorded | StateDelta | GraphChanged | TraceReopened
+    count = 0
+    for recorded in reversed(events):
+        if isinstance(recorded.event, progress):
+            break
+        count += isinstance(recorded.event, OwnerChanged)
+    return count
+
+
+def _stands(trace: Trace, reopen: bool) -> bool:
+    """Whether there is nothing to run: it waits (deadlines applied), or is complete. Raises TraceEndedError."""
+    if trace.status == "waiting":
+        trace.expire()
+    if trace.status == "cancelled" and not reopen:
+        raise TraceEndedError(trace.id, "cancelled")
+    return trace.status in ("waiting", "completed")
+
+
+def _claim(store: Store, trace: Trace, wait_s: float) -> Any:
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return store._ownership.claim(trace, trace.control.get("epoch", 0))
+        except RunOwned:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(CLAIM_POLL_S)
+
+
+def _check_graph(store: Store, trace: Trace, plan: Plan, how: Again) -> list[ControlEvent]:
+    """The events of a forced change of the graph. Raises GraphHashMismatch."""
+    recorded = trace.graph_hash
+    if recorded == plan.hash:
+        return []
+    text = store._ownership.definition(recorded)
+    old = None if text is None else msgspec.json.decode(text)
+    if how.mode is not GraphHashMode.FORCE:
+        from .definition import changes
+
+        raise GraphHashMismatch(trace.id, recorded, plan.hash, [] if old is None else changes(old, plan.definition))
+    return forced_events(trace.id, trace.control, recorded, plan, how.renamed_from or {}, how.at)
+
+
+def _check_input(store: Store, trace_id: str, state: Mapping[str, Any]) -> None:
+    try:
+        first = next(iter(store.events(trace_id, after=0, upto=1)), None)
+    except Trimmed:
+        return  # what it was started with is history
+    if first is None or not isinstance(first.event, TraceStarted):
+        return
+    given = normalise_state(state)
+    if store.redact is not None:
+        given = normalise_state({key: store.redact(key, value) for key, value in given.items()})
+    recorded = first.event.state
+    differing = [
+        key
+        for key in {**recorded, **given}
+        if key not in recorded or key not in given or not same(recorded[key], given[key])
+    ]
+    if differing:
+        raise InputDiffers(trace_id, differing)
+
+
+def _effects(store: Store, trace: Trace, plan: Plan) -> dict[tuple[str, int], list[StateDelta] | None]:
+    """What the traces that this one was forked from did to the world after the fork."""
+    found: dict[tuple[str, int], list[StateDelta] | None] = {}
+    if any(node.side_effects for node in plan.nodes.values()):
+        for parent_id, fork_seq in store._ancestors(trace._row):
+            control = store._reader.restore(parent_id, fork_seq)[2].control
+            found |= effects_after(store.events(parent_id, after=fork_seq), control)
+    return found

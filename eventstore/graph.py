@@ -1,0 +1,540 @@
+"""A graph: ordinary functions wired into a workflow.
+
+A run has one cursor. A node runs and the first edge whose condition holds says where the cursor goes; a
+barrier waits for a human; a parallel node (or a map) runs its branches side by side and joins what they
+wrote. The graph knows nothing of stores and runs: `build` checks it whole and gives a `Plan`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, overload
+
+import msgspec
+
+from .definition import Definition, canonical, graph_hash, mermaid
+from .errors import GraphInvalid
+from .event import Decision, Reject
+from .reduce import CustomReducer, Reducer, ReducerRegistry
+from .retrying import Retry, check_retry
+
+Condition = Callable[[Mapping[str, Any]], Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+InDoubt = Literal["ask", "retry", "fail"]
+Strategy = Literal["fail_fast", "collect_all"]
+
+
+class Edge(NamedTuple):
+    """Where the cursor may go; `condition` None: always."""
+
+    target: str
+    condition: Condition | None = None
+    name: str | None = None
+
+
+class Scope(NamedTuple):
+    """What a node of an included graph calls its own: names that stand in the outer graph under `prefix`."""
+
+    prefix: str
+    names: frozenset[str]
+
+
+class Node(msgspec.Struct, kw_only=True):
+    """One node as it was declared. `kind`: node, barrier, parallel or map."""
+
+    name: str
+    kind: str = "node"
+    function: Callable[..., Any] | None = None
+    side_effects: bool = False
+    in_doubt: InDoubt = "ask"
+    retry: Retry | None = None
+    timeout_s: float | None = None
+    goes_to: tuple[str, ...] = ()
+    prompt: str | Callable[[Mapping[str, Any]], str] = ""
+    keys: tuple[str, ...] = ()
+    on_timeout: Decision | None = None
+    branches: tuple[str, ...] = ()
+    strategy: Strategy = "fail_fast"
+    over: str = ""
+    max_concurrency: int | None = None
+    scope: Scope | None = None
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its function is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
+
+    def definition(self) -> dict[str, Any]:
+        """What of it goes into the graph's hash."""
+        found: dict[str, Any] = {"kind": self.kind}
+        if self.side_effects:
+            found |= {"side_effects": True, "in_doubt": self.in_doubt}
+        if self.kind == "parallel":
+            found |= {"branches": list(self.branches), "strategy": self.strategy}
+        if self.kind == "map":
+            found |= {"over": self.over, "strategy": self.strategy}
+        if self.goes_to:
+            found["goes_to"] = list(self.goes_to)
+        return found
+
+
+class Included(NamedTuple):
+    """What `include` gives: the names, in the outer graph, of the inner one's start and ends."""
+
+    start: str
+    ends: tuple[str, ...]
+
+
+class Plan(NamedTuple):
+    """A graph that holds together."""
+
+    name: str
+    nodes: dict[str, Node]
+    edges: dict[str, list[Edge]]
+    fallbacks: dict[str, str]
+    start: str
+    ends: frozenset[str]
+    before: list[tuple[Callable[..., Any], frozenset[str] | None]]
+    after: list[tuple[Callable[..., Any], frozenset[str] | None]]
+    reducers: dict[str, Reducer | str | CustomReducer]
+    max_steps: int
+    definition: Definition
+    canonical: str
+    hash: str
+    is_async: bool
+
+
+class Graph:
+    """Functions wired into a workflow, to be run by `es.run`.
+
+    `reducers`: by key, as for `store.start`; `max_steps`: how many nodes a run may execute; `version`: goes
+    into the hash, for changes that the structure does not show.
+
+    >>> graph = Graph("greet")
+    >>> @graph.node
+    ... def hello(ctx):
+    ...     return {"said": f"hello, {ctx.state['name']}"}
+    >>> graph.start("hello").end("hello").build()
+    Graph('greet', 1 node, hash 098c95e7)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        reducers: Mapping[str, Reducer | str | CustomReducer] | None = None,
+        max_steps: int = 10_000,
+        version: str = "",
+    ) -> None:
+        if not name:
+            raise GraphInvalid(name, ["a graph needs a name"])
+        self.name = name
+        self.max_steps = max_steps
+        self.version = version
+        self._reducers = dict(reducers or {})
+        ReducerRegistry(self._reducers)
+        self._nodes: dict[str, Node] = {}
+        self._edges: dict[str, list[Edge]] = {}
+        self._fallbacks: dict[str, str] = {}
+        self._starts: list[str] = []
+        self._ends: list[str] = []
+        self._before: list[tuple[Callable[..., Any], frozenset[str] | None]] = []
+        self._after: list[tuple[Callable[..., Any], frozenset[str] | None]] = []
+        self._errors: list[str] = []
+        self._plan: Plan | None = None
+
+    def __repr__(self) -> str:
+        count = len(self._nodes)
+        known = "" if self._plan is None else f", hash {self._plan.hash[:8]}"
+        return f"Graph({self.name!r}, {count} node{'s' * (count != 1)}{known})"
+
+    # Nodes
+
+    @overload
+    def node(self, function: Function, /) -> Function: ...
+
+    @overload
+    def node(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        side_effects: bool = False,
+        in_doubt: InDoubt = "ask",
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+        goes_to: Sequence[str] = (),
+    ) -> Callable[[Function], Function]: ...
+
+    def node(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        side_effects: bool = False,
+        in_doubt: InDoubt = "ask",
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+        goes_to: Sequence[str] = (),
+    ) -> Any:
+        """Declare a function, sync or async, as a node; it takes an `es.Context`, and a mapping it returns is put.
+
+        `side_effects`: it touches the world outside, so an intent is logged (and synced) before it runs;
+        `in_doubt`: what to do where a crash left that intent without a result: `"ask"` a human, `"retry"` with
+        the same idempotency key, or `"fail"`. `retry`: how many more attempts, or a `tenacity` object; `timeout_s`:
+        of one attempt. `goes_to`: nodes that it may `ctx.goto` and no edge leads to.
+        """
+
+        def declare(function: Function) -> Function:
+            self._add(
+                Node(
+                    name=name or function.__name__,
+                    function=function,
+                    side_effects=side_effects,
+                    in_doubt=in_doubt,
+                    retry=retry,
+                    timeout_s=timeout_s,
+                    goes_to=tuple(goes_to),
+                )
+            )
+            return function
+
+        return declare if function is None else declare(function)
+
+    def barrier(
+        self,
+        name: str,
+        *,
+        prompt: str | Callable[[Mapping[str, Any]], str] = "",
+        keys: Sequence[str] = (),
+        timeout_s: float | None = None,
+        on_timeout: Decision | None = None,
+        goes_to: Sequence[str] = (),
+    ) -> Graph:
+        """Declare a pause for a human. The decision shows in the state as `NAME.approved` and its like.
+
+        `prompt`: what is asked, or a function of the state; `keys`: what the decision may change, for whoever
+        decides; `timeout_s`: the deadline after it was raised, `on_timeout` the decision then (by default a
+        rejection). `goes_to`: nodes for a reroute that no edge leads to.
+        """
+        if timeout_s is not None and on_timeout is None:
+            on_timeout = Reject(f"no decision within {timeout_s:g} s")
+        self._add(
+            Node(
+                name=name,
+                kind="barrier",
+                prompt=prompt,
+                keys=tuple(keys),
+                timeout_s=timeout_s,
+                on_timeout=on_timeout,
+                goes_to=tuple(goes_to),
+            )
+        )
+        return self
+
+    def parallel(
+        self,
+        name: str,
+        *branches: str | Callable[..., Any],
+        strategy: Strategy = "fail_fast",
+        max_concurrency: int | None = None,
+    ) -> Graph:
+        """Declare nodes as branches that run side by side, all on the same state; their writes are joined in order.
+
+        `strategy`: `"fail_fast"` starts no further branch after a failure, and the node fails;
+        `"collect_all"` runs every branch, joins those that succeeded and names the others in `NAME.errors`
+        (with none that succeeded, the node fails). `max_concurrency`: branches at a time, by default all.
+        """
+        names = tuple(branch if isinstance(branch, str) else branch.__name__ for branch in branches)
+        self._add(Node(name=name, kind="parallel", branches=names, strategy=strategy, max_concurrency=max_concurrency))
+        return self
+
+    def map(
+        self,
+        node: str | Function | None = None,
+        /,
+        *,
+        over: str,
+        max_concurrency: int | None = None,
+        strategy: Strategy = "fail_fast",
+        name: str | None = None,
+        side_effects: bool = False,
+        in_doubt: InDoubt = "ask",
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Run a node once for each item of the list at key `over`: `function(ctx, item)`, each a branch `NAME/INDEX`.
+
+        `node`: the name of a node declared before, a function, or nothing to decorate one. The rest as for
+        `parallel` and `node`.
+        """
+        if isinstance(node, str):
+            declared = self._nodes.get(node)
+            if declared is None or declared.kind != "node":
+                self._errors.append(f"map over {over!r}: no node {node!r}")
+                return self
+            declared.kind, declared.over = "map", over
+            declared.strategy, declared.max_concurrency = strategy, max_concurrency
+            self._plan = None
+            return self
+
+        def declare(function: Function) -> Function:
+            self._add(
+                Node(
+                    name=name or function.__name__,
+                    kind="map",
+                    function=function,
+                    over=over,
+                    max_concurrency=max_concurrency,
+                    strategy=strategy,
+                    side_effects=side_effects,
+                    in_doubt=in_doubt,
+                    retry=retry,
+                    timeout_s=timeout_s,
+                )
+            )
+            return function
+
+        return declare if node is None else declare(node)
+
+    def include(self, prefix: str, other: Graph) -> Included:
+        """Take in all of another graph, its nodes under `prefix.NAME`; wire its start and ends yourself.
+
+        Its nodes and conditions go on calling their barriers and nodes by their own names.
+        """
+        names = frozenset(other._nodes)
+        outer = {name: f"{prefix}.{name}" for name in names}
+        scope = Scope(f"{prefix}.", names)
+        for node in other._nodes.values():
+            inner = node.scope
+            own = scope if inner is None else Scope(f"{prefix}.{inner.prefix}", inner.names)
+            self._add(
+                msgspec.structs.replace(
+                    node,
+                    name=outer[node.name],
+                    goes_to=tuple(outer.get(target, target) for target in node.goes_to),
+                    branches=tuple(outer.get(branch, branch) for branch in node.branches),
+                    scope=own,
+                )
+            )
+        for source, edges in other._edges.items():
+            for edge in edges:
+                self._edges.setdefault(f"{prefix}.{source}", []).append(
+                    Edge(f"{prefix}.{edge.target}", edge.condition, edge.name)
+                )
+        self._fallbacks |= {f"{prefix}.{source}": f"{prefix}.{target}" for source, target in other._fallbacks.items()}
+        for hooks, theirs in ((self._before, other._before), (self._after, other._after)):
+            for hook, only in theirs:
+                hooks.append((hook, frozenset(outer[name] for name in (names if only is None else only & names))))
+        for key, reducer in other._reducers.items():
+            if self._reducers.setdefault(key, reducer) != reducer:
+                self._errors.append(f"include {prefix!r}: another reducer of {key!r}")
+        self._errors += [f"include {prefix!r}: {error}" for error in other._errors]
+        if len(other._starts) != 1:
+            self._errors.append(f"include {prefix!r}: graph {other.name!r} has no start")
+        self._plan = None
+        start = other._starts[0] if other._starts else ""
+        return Included(f"{prefix}.{start}", tuple(f"{prefix}.{end}" for end in other._ends))
+
+    # Ways
+
+    def edge(self, source: str, target: str) -> Graph:
+        """From `source` go to `target`, where no edge declared before it applies."""
+        self._edges.setdefault(source, []).append(Edge(target))
+        self._plan = None
+        return self
+
+    def edge_if(self, source: str, target: str, condition: Condition, *, name: str | None = None) -> Graph:
+        """From `source` go to `target` if `condition(state)` holds; the first edge that matches wins.
+
+        `name`: what the graph's hash and pictures call the condition, by default its function's name.
+        """
+        named = name or getattr(condition, "__name__", None) or type(condition).__name__
+        self._edges.setdefault(source, []).append(Edge(target, condition, named))
+        self._plan = None
+        return self
+
+    def edge_fallback(self, source: str, target: str) -> Graph:
+        """Where `source` fails for good, go to `target`; the state then tells why under `SOURCE.error`."""
+        if source in self._fallbacks:
+            self._errors.append(f"fallback from {source!r} is declared twice")
+        self._fallbacks[source] = target
+        self._plan = None
+        return self
+
+    def start(self, node: str) -> Graph:
+        """Where a run begins."""
+        self._starts.append(node)
+        self._plan = None
+        return self
+
+    def end(self, *nodes: str) -> Graph:
+        """Nodes after which a run is complete, where no edge of theirs applies."""
+        self._ends += [node for node in nodes if node not in self._ends]
+        self._plan = None
+        return self
+
+    # Hooks
+
+    def before(self, function: Callable[..., Any] | None = None, /, *, nodes: Iterable[str] | None = None) -> Any:
+        """Call `function(ctx)` before a node, in its step; its writes carry the source hook. `nodes`: only these."""
+        return self._hook(self._before, function, nodes)
+
+    def after(self, function: Callable[..., Any] | None = None, /, *, nodes: Iterable[str] | None = None) -> Any:
+        """Call `function(ctx)` after a node that succeeded, in its step. See `before`."""
+        return self._hook(self._after, function, nodes)
+
+    def _hook(self, hooks: list[Any], function: Callable[..., Any] | None, nodes: Iterable[str] | None) -> Any:
+        def declare(function: Function) -> Function:
+            if inspect.iscoroutinefunction(function):
+                self._errors.append(f"hook {function.__name__!r}: hooks are plain functions, not async")
+            hooks.append((function, None if nodes is None else frozenset(nodes)))
+            self._plan = None
+            return function
+
+        return declare if function is None else declare(function)
+
+    # The whole
+
+    def build(self) -> Graph:
+        """Check the graph whole. Raises GraphInvalid with all of its errors."""
+        self.plan()
+        return self
+
+    def plan(self) -> Plan:
+        """The checked graph, as runs use it. Raises GraphInvalid."""
+        if self._plan is None:
+            errors = [*self._errors, *self._problems()]
+            if errors:
+                raise GraphInvalid(self.name, errors)
+            definition = self.definition()
+            text = canonical(definition)
+            self._plan = Plan(
+                self.name,
+                dict(self._nodes),
+                {source: list(edges) for source, edges in self._edges.items()},
+                dict(self._fallbacks),
+                self._starts[0],
+                frozenset(self._ends),
+                list(self._before),
+                list(self._after),
+                dict(self._reducers),
+                self.max_steps,
+                definition,
+                text,
+                graph_hash(definition),
+                any(node.is_async for node in self._nodes.values()),
+            )
+        return self._plan
+
+    def definition(self) -> Definition:
+        """The structure as data: what is hashed."""
+        found: Definition = {
+            "nodes": {name: node.definition() for name, node in self._nodes.items()},
+            "edges": {
+                source: [[edge.target, edge.name] for edge in edges] for source, edges in self._edges.items() if edges
+            },
+            "fallbacks": self._fallbacks,
+            "start": self._starts[0] if self._starts else None,
+            "ends": sorted(self._ends),
+            "reducers": ReducerRegistry(self._reducers).names(),
+        }
+        return found | ({"version": self.version} if self.version else {})
+
+    def hash(self) -> str:
+        """The hash of the structure, the same in every process. Raises GraphInvalid."""
+        return self.plan().hash
+
+    def mermaid(self) -> str:
+        """The graph as a Mermaid flowchart. Raises GraphInvalid."""
+        return mermaid(self.plan().definition)
+
+    def _add(self, node: Node) -> None:
+        if node.name in self._nodes:
+            self._errors.append(f"node {node.name!r} is declared twice")
+        if not node.name or set(node.name) & set("/#") or node.name != node.name.strip() or len(node.name) > 200:
+            self._errors.append(f"node {node.name!r}: a name has 1 to 200 characters, none of them '/' or '#'")
+        if node.in_doubt not in ("ask", "retry", "fail"):
+            self._errors.append(f"node {node.name!r}: in_doubt is 'ask', 'retry' or 'fail', not {node.in_doubt!r}")
+        if node.strategy not in ("fail_fast", "collect_all"):
+            self._errors.append(f"node {node.name!r}: strategy is 'fail_fast' or 'collect_all', not {node.strategy!r}")
+        for name, value in (("timeout_s", node.timeout_s), ("max_concurrency", node.max_concurrency)):
+            if value is not None and not value > 0:
+                self._errors.append(f"node {node.name!r}: {name} is more than 0, not {value!r}")
+        if (problem := check_retry(node.retry)) is not None:
+            self._errors.append(f"node {node.name!r}: {problem}")
+        self._nodes[node.name] = node
+        self._plan = None
+
+    def _problems(self) -> list[str]:
+        nodes, errors = self._nodes, []
+        branches = {branch: node.name for node in nodes.values() for branch in node.branches}
+        if len(self._starts) != 1:
+            errors.append("no start" if not self._starts else f"several starts: {', '.join(self._starts)}")
+        if not self._ends:
+            errors.append("no end")
+        for what, names in (("start", self._starts), ("end", self._ends)):
+            errors += [f"{what}: no node {name!r}" for name in names if name not in nodes]
+            errors += [f"{what}: {name!r} is a branch of {branches[name]!r}" for name in names if name in branches]
+        for source, edges in self._edges.items():
+            errors += self._edge_problems(source, edges, branches)
+        for source, target in self._fallbacks.items():
+            errors += [f"fallback from {source!r}: no node {name!r}" for name in (source, target) if name not in nodes]
+        for node in nodes.values():
+            errors += self._node_problems(node)
+        for hooks in (self._before, self._after):
+            for hook, only in hooks:
+                errors += [f"hook {hook.__name__!r}: no node {name!r}" for name in only or () if name not in nodes]
+        return errors or self._unreachable(branches)
+
+    def _edge_problems(self, source: str, edges: list[Edge], branches: dict[str, str]) -> list[str]:
+        errors = []
+        for edge in edges:
+            where = f"edge from {source!r} to {edge.target!r}"
+            errors += [f"{where}: no node {name!r}" for name in (source, edge.target) if name not in self._nodes]
+            errors += [
+                f"{where}: {name!r} is a branch of {branches[name]!r}"
+                for name in (source, edge.target)
+                if name in branches
+            ]
+        always = [index for index, edge in enumerate(edges) if edge.condition is None]
+        if always and always[0] < len(edges) - 1:
+            late = edges[always[0] + 1].target
+            errors.append(f"edge from {source!r} to {late!r} comes after one that always applies")
+        return errors
+
+    def _node_problems(self, node: Node) -> list[str]:
+        errors = [
+            f"node {node.name!r}: goes to {name!r}, no such node" for name in node.goes_to if name not in self._nodes
+        ]
+        for branch in node.branches:
+            found = self._nodes.get(branch)
+            if found is None:
+                errors.append(f"parallel {node.name!r}: no node {branch!r}")
+            elif found.kind != "node":
+                errors.append(f"parallel {node.name!r}: branch {branch!r} is a {found.kind}, not a plain node")
+        if len(set(node.branches)) < len(node.branches):
+            errors.append(f"parallel {node.name!r}: a branch is named twice")
+        if node.kind == "parallel" and not node.branches:
+            errors.append(f"parallel {node.name!r} has no branches")
+        return errors
+
+    def _unreachable(self, branches: dict[str, str]) -> list[str]:
+        ways: dict[str, set[str]] = {name: set(node.goes_to) | set(node.branches) for name, node in self._nodes.items()}
+        for source, edges in self._edges.items():
+            ways[source] |= {edge.target for edge in edges}
+        for source, target in self._fallbacks.items():
+            ways[branches.get(source, source)].add(target)
+        seen, todo = set(self._starts), list(self._starts)
+        while todo:
+            new = ways[todo.pop()] - seen
+            seen |= new
+            todo += new
+        errors = [f"node {name!r} cannot be reached from the start" for name in self._nodes if name not in seen]
+        for name, node in self._nodes.items():
+            if name not in branches and not (self._edges.get(name) or node.goes_to or name in self._ends):
+                errors.append(f"node {name!r} is a dead end: no edge leads on, and it is no end")
+        return errors

@@ -1,0 +1,209 @@
+"""The async driver: a run as a task, its async nodes as tasks beside it, its sync nodes on threads.
+
+Commits go through the store's pump, so that runs which end steps together share a sync. Cancelling the task
+never interrupts a commit: it is finished first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from typing import Any
+
+from .errors import EventStoreError, Fenced, NodeTimeout, StorageError, ValueRefused, WrongExpectedVersion
+from .graph import Plan
+from .owned import Batch, mail_only, prepare
+from .pump import Workers
+from .run_event import ValueRecorded
+from .running import Listener, Running
+from .scheduler import Abort, Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Scheduler, Settle
+from .trace import Trace
+
+
+class AsyncRun(Running):
+    """A run driven by the task that awaits `drive`."""
+
+    most_branches = 10_000
+
+    def __init__(
+        self,
+        plan: Plan,
+        trace: Trace,
+        epoch: int,
+        listener: Listener | None,
+        stop: threading.Event,
+        workers: Workers,
+    ) -> None:
+        super().__init__(plan, trace, epoch, listener, stop)
+        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._done: asyncio.Queue[tuple[Call, Outcome]] = asyncio.Queue()
+        self._tasks: dict[asyncio.Task[None], Call] = {}
+
+    async def drive(self, scheduler: Scheduler, at_once: bool) -> str:
+        """Run to the end, a wait, or a stop; gives the status. Raises RunFailed, Fenced, storage errors."""
+        steps = scheduler.run(at_once)
+        answer: Any = None
+        refused: ValueRefused | None = None
+        try:
+            while True:
+                try:
+                    command = steps.send(answer) if refused is None else steps.throw(refused)
+                except StopIteration as finished:
+                    return str(finished.value)
+                answer = refused = None
+                try:
+                    answer = await self._perform(command)
+                except ValueRefused as error:
+                    refused = error
+                if self.fatal is not None:
+                    raise self.fatal
+        finally:
+            for task, call in list(self._tasks.items()):
+                call.context.close()
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _perform(self, command: Command) -> Any:
+        if type(command) is Commit:
+            return await self.commit(command.batch)
+        if type(command) is Execute:
+            return await self._execute(command.call)
+        if type(command) is Launch:
+            self._launch(command.call)
+        elif type(command) is Settle:
+            return await self._settle(command.until_us)
+        elif type(command) is Idle:
+            await self._idle(command.until_us)
+        elif type(command) is Abort:
+            self._abort()
+        elif type(command) is Release:
+            release = self.trace._store._ownership.release
+            await self._workers.call(release, self.trace, self.epoch, command.due_us)
+        return None
+
+    async def commit(self, batch: Batch) -> bool:
+        """Append a batch after whatever mail came; False where it was not to follow mail."""
+        async with self._lock:
+            work = asyncio.ensure_future(self._commit(batch))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait([work])
+                raise
+
+    async def _commit(self, batch: Batch) -> bool:
+        trace = self.trace
+        while True:
+            try:
+                await self._workers.commit(trace, prepare(trace, batch, self.epoch))
+                break
+            except WrongExpectedVersion:
+                if not await self._workers.call(mail_only, trace):
+                    raise
+                if not batch.follows_mail:
+                    return False
+        if self.listener is not None:
+            await self._workers.call(self.tell)
+        return True
+
+    def keep(self, event: ValueRecorded) -> None:
+        """See `Desk.keep`; called on a sync node's thread."""
+        asyncio.run_coroutine_threadsafe(self.keep_async(event), self._loop).result()
+
+    async def keep_async(self, event: ValueRecorded) -> None:
+        """See `Desk.keep_async`."""
+        try:
+            await self.commit(self.kept(event))
+        except (Fenced, StorageError, WrongExpectedVersion) as error:
+            self.fatal = error
+            raise
+
+    async def _execute(self, call: Call) -> Outcome:
+        self._launch(call)
+        while True:
+            settled = await self._settle(None)
+            if settled is not None:
+                return settled[1]
+            if self.is_cancelled():
+                self._abort()
+
+    def _launch(self, call: Call) -> None:
+        self.tell_started(call)
+        if call.node.is_async:
+            task = self._loop.create_task(self._invoke(call))
+            self._tasks[task] = call
+            task.add_done_callback(lambda ended: self._tasks.pop(ended, None))
+        else:
+            self.spawn(call, self._put_from_thread)
+
+    def _put_from_thread(self, call: Call, outcome: Outcome) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._done.put_nowait, (call, outcome))
+        except RuntimeError:
+            return  # the loop is closed: nobody waits for a thread that outlived its run
+
+    async def _invoke(self, call: Call) -> None:
+        context, node = call.context, call.node
+        assert node.function is not None
+        started = time.perf_counter_ns()
+        error: BaseException | None = None
+        try:
+            async with asyncio.timeout(node.timeout_s) as limit:
+                self.before(call)
+                made = node.function(context) if node.kind == "node" else node.function(context, context.item)
+                result = await made if inspect.isawaitable(made) else made
+            self.after(call, result)
+        except TimeoutError as late:
+            error = late
+            if limit.expired() and node.timeout_s is not None:
+                error = NodeTimeout(context.path, node.timeout_s)
+        except asyncio.CancelledError as stopped:
+            error = stopped if self.is_cancelled() or call in self._aborted else _left(context.path)
+        except BaseException as raised:
+            error = raised
+        finally:
+            context.close()
+        self._done.put_nowait((call, Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))))
+
+    _aborted: tuple[Call, ...] = ()
+
+    def _abort(self) -> None:
+        stopped = [(task, call) for task, call in self._tasks.items() if not call.node.side_effects]
+        self._aborted += tuple(call for _, call in stopped)
+        for task, _ in stopped:
+            task.cancel()
+
+    async def _settle(self, until_us: int | None) -> tuple[Call, Outcome] | None:
+        while True:
+            overdue = self.overdue()
+            if overdue is not None:
+                return overdue
+            try:
+                async with asyncio.timeout(self.wait_s(until_us)):
+                    call, outcome = await self._done.get()
+            except TimeoutError:
+                if until_us is not None and self.now_us() >= until_us:
+                    return None
+                if await self._poll() or self.is_stopping():
+                    return None
+                continue
+            if not self.is_late(call):
+                return call, outcome
+
+    async def _poll(self) -> bool:
+        async with self._lock:
+            return await self._workers.call(self.take_mail)
+
+    async def _idle(self, until_us: int) -> None:
+        while self.now_us() < until_us and not self.is_stopping():
+            await asyncio.sleep(self.wait_s(until_us))
+            if await self._poll() and self.is_cancelled():
+                return
+
+
+def _left(path: str) -> EventStoreError:
+    return EventStoreError(f"node {path!r} cancelled itself")

@@ -1,0 +1,198 @@
+"""What both drivers of a run share: calling nodes, telling listeners, taking mail, and threads with a time limit.
+
+A node's function runs with its hooks around it, in one draft. Threads are daemons: one that outlives its
+timeout is left to end by itself, its context closed; the same node is not called again before it has.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .context import Context
+from .errors import EventStoreError, NodeTimeout
+from .graph import Plan
+from .owned import Batch, mail_only
+from .run_event import ValueRecorded
+from .run_stream import CheckpointSaved, Emitted, StreamEvent, Translator
+from .scheduler import Call, Outcome
+from .trace import Trace
+
+POLL_S = 0.5
+MOST_BRANCHES = 32
+Listener = Callable[[StreamEvent], None]
+
+
+class Running:
+    """One run as this process works on it. `stop`: a request to give it back at the next step."""
+
+    most_branches = MOST_BRANCHES
+
+    def __init__(self, plan: Plan, trace: Trace, epoch: int, listener: Listener | None, stop: threading.Event) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.trace_id = trace.id
+        self.epoch = epoch
+        self.listener = listener
+        self.stop = stop
+        self.fatal: BaseException | None = None
+        self._translator = Translator(trace.id, is_live=True)
+        self._told = 0 if trace.version <= 2 else trace.version
+        self._checkpoints: set[str] = set()
+        self._threads: dict[str, threading.Thread] = {}
+        self._deadlines: dict[str, tuple[Call, float]] = {}
+        self._late: set[int] = set()
+
+    # What contexts and the scheduler ask
+
+    def now_us(self) -> int:
+        """Microseconds since 1970."""
+        return time.time_ns() // 1000
+
+    def is_cancelled(self) -> bool:
+        """Whether mail has asked for the end."""
+        return "cancel" in self.trace._control
+
+    def is_stopping(self) -> bool:
+        """Whether the run is to be given back."""
+        return self.stop.is_set()
+
+    def check_target(self, target: str) -> None:
+        """Raise EventStoreError for a node that the graph does not have."""
+        node = self.plan.nodes.get(target)
+        if node is None or any(target in other.branches for other in self.plan.nodes.values()):
+            raise EventStoreError(f"graph {self.plan.name}: there is no node {target!r} to go to")
+
+    def emit(self, context: Context, value: Any) -> None:
+        """Tell the listener."""
+        if self.listener is not None:
+            self.listener(Emitted(self.trace_id, context.path, value))
+
+    # Telling
+
+    def tell_started(self, call: Call) -> None:
+        """A call begins."""
+        if self.listener is not None:
+            for event in self._translator.started(call.context.path, call.context.attempt):
+                self.listener(event)
+
+    def tell(self) -> None:
+        """Tell the listener what was committed since the last time."""
+        listener, trace = self.listener, self.trace
+        if listener is None:
+            return
+        upto = trace.version
+        for event in self._translator.translate(trace.events(after=self._told, upto=upto)):
+            listener(event)
+        for saved in reversed(trace._store.checkpoints.between(trace.id, max(1, self._told), upto)):
+            if saved.checkpoint_id not in self._checkpoints:
+                self._checkpoints.add(saved.checkpoint_id)
+                names = [trigger.name for trigger in saved.triggers]
+                listener(CheckpointSaved(trace.id, saved.seq or 0, saved.created_at, saved.checkpoint_id, names))
+        self._told = upto
+
+    def take_mail(self) -> bool:
+        """Take in what others have sent meanwhile; whether there was any."""
+        version = self.trace.version
+        return mail_only(self.trace) and self.trace.version != version
+
+    # Calling
+
+    def kept(self, event: ValueRecorded) -> Batch:
+        """The commit of a value that is recorded at once."""
+        return Batch(after=[event])
+
+    def invoke(self, call: Call) -> Outcome:
+        """Call a sync node on this thread, and close its context."""
+        context, node = call.context, call.node
+        assert node.function is not None
+        started = time.perf_counter_ns()
+        error: BaseException | None = None
+        try:
+            self.before(call)
+            self.after(call, node.function(context) if node.kind == "node" else node.function(context, context.item))
+        except (KeyboardInterrupt, SystemExit):
+            if threading.current_thread() is threading.main_thread():
+                raise
+            error = EventStoreError(f"node {context.path!r} asked its thread to exit")
+        except BaseException as raised:
+            error = raised
+        finally:
+            context.close()
+        return Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))
+
+    def before(self, call: Call) -> None:
+        """Run the hooks before a node."""
+        self._hook(self.plan.before, call)
+
+    def after(self, call: Call, result: Any) -> None:
+        """Put what the node returned, then run the hooks after it. Raises TypeError for no mapping."""
+        if result is not None:
+            if not isinstance(result, Mapping):
+                raise TypeError(
+                    f"node {call.context.path!r} returned {type(result).__name__}: a node returns a mapping, or nothing"
+                )
+            for key, value in result.items():
+                call.context.put(key, value)
+        self._hook(self.plan.after, call)
+
+    def _hook(self, hooks: list[tuple[Callable[..., Any], frozenset[str] | None]], call: Call) -> None:
+        for hook, only in hooks:
+            if only is None or call.node.name in only:
+                call.draft.source = "hook"
+                try:
+                    hook(call.context)
+                finally:
+                    call.draft.source = "node"
+
+    # Threads
+
+    def spawn(self, call: Call, done: Callable[[Call, Outcome], None]) -> None:
+        """Run a call on a thread of its own, once an earlier one of its path has ended; `done` is called there."""
+        path, node = call.context.path, call.node
+        earlier = self._threads.get(path)
+        run_in = contextvars.copy_context().run
+
+        def work() -> None:
+            if earlier is not None:
+                earlier.join()
+            if node.timeout_s is not None:
+                self._deadlines[path] = (call, time.monotonic() + node.timeout_s)
+            outcome = run_in(self.invoke, call)
+            done(call, outcome)
+
+        thread = threading.Thread(target=work, name=f"eventstore-{path}", daemon=True)
+        self._threads[path] = thread
+        thread.start()
+
+    def is_late(self, call: Call) -> bool:
+        """Whether that call was given up at its deadline; asked once, when its thread has ended."""
+        if id(call.context) in self._late:
+            self._late.discard(id(call.context))
+            return True
+        self._deadlines.pop(call.context.path, None)
+        return False
+
+    def overdue(self) -> tuple[Call, Outcome] | None:
+        """A call whose deadline has passed: its context is closed, and it has failed."""
+        now = time.monotonic()
+        for path, (call, deadline) in list(self._deadlines.items()):
+            if now >= deadline:
+                del self._deadlines[path]
+                self._late.add(id(call.context))
+                assert call.node.timeout_s is not None
+                late = NodeTimeout(path, call.node.timeout_s)
+                call.context.close(late)
+                return call, Outcome(late, call.node.timeout_s * 1000)
+        return None
+
+    def wait_s(self, until_us: int | None) -> float:
+        """How long to wait for what may come first: a poll, a deadline, or that time."""
+        waits = [POLL_S]
+        waits += [deadline - time.monotonic() for _, deadline in list(self._deadlines.values())]
+        if until_us is not None:
+            waits.append((until_us - self.now_us()) / 1e6)
+        return max(0.0, min(waits))
