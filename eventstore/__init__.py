@@ -75,10 +75,11 @@ from .event import (
     TraceForked,
     TraceStarted,
 )
-from .graph import Graph, Included
+from .graph import Graph
 from .inbox import BarrierInfo
 from .opaque import Opaque
 from .pending import ANY, Appended
+from .plan import Included
 from .policy import AdaptiveFold, FoldDecision, FoldEvery, FoldInput, FoldPolicy, GeometricFold, NeverFold
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace, GraphResult
 from .recorded import RecordedEvent

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from .commands import Abort, Call, Command, Idle, Launch, Outcome, Release, Settle, Steps
 from .errors import EventStoreError, StateError, ValueRefused
 from .event import BarrierRaised, DeltaOp, DeltaSource, StateDelta
 from .fold import MISSING
-from .graph import Node
 from .owned import Batch
+from .plan import Node
 from .run_event import BranchExecuted
-from .scheduler import Abort, Call, Command, Idle, Launch, Outcome, Release, Settle, Steps
 from .step import Draft
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from .codec import normalise
 from .errors import EventStoreError, MissingKey
 from .fold import MISSING
-from .graph import Node, Scope
+from .plan import Node, Scope
 from .run_event import ValueRecorded
 from .step import Draft, Writes, converted
 

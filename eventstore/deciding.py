@@ -84,7 +84,7 @@ def decision_checkpoints(trace: Trace, node: str, decision: Decision) -> list[Ma
     if policy.should_checkpoint_on_human_decision():
         marks.append((0, node, CheckpointTrigger.HUMAN_DECISION))
     if policy.should_checkpoint_on_barrier():
-        target = decision.target if isinstance(decision, Reroute) else None
+        target = decision.target if isinstance(decision, Reroute) else trace._control.get("next")
         marks.append((1, target, CheckpointTrigger.BARRIER_RESOLVED))
     return marks
 

@@ -15,7 +15,9 @@ import msgspec
 from .checkpoint import GraphHashMode
 from .checkpoints import same
 from .codec import normalise_state
+from .commands import idempotency_key
 from .control import ENDED
+from .definition import changes
 from .effects import effects_after
 from .errors import (
     CrashLoop,
@@ -29,12 +31,12 @@ from .errors import (
     Trimmed,
 )
 from .event import NodeExecuted, StateDelta, TraceStarted
-from .graph import Plan
+from .plan import Plan
 from .record import GraphResult
 from .recorded import ControlEvent, RecordedEvent
+from .reduce import ReducerRegistry
 from .regraphing import forced_events
 from .run_event import BranchExecuted, GraphChanged, NodeIntended, OwnerChanged, TraceReopened, ValueRecorded
-from .scheduler import idempotency_key
 
 if TYPE_CHECKING:
     from .store import Store
@@ -77,8 +79,6 @@ def start(plan: Plan, store: Store, state: Mapping[str, Any] | None, trace_id: s
         if node.kind == "node" and node.side_effects and plan.max_steps > 0:
             more.append(NodeIntended(node.name, idempotency_key(trace_id, node.name, 1, node.name)))
             fresh.add(node.name)
-        from .reduce import ReducerRegistry
-
         started = TraceStarted(plan.name, {}, ReducerRegistry(plan.reducers).names(), plan.hash, plan.start)
         extras = ownership.begin(plan.hash, plan.canonical)
         trace = store._start(trace_id, state, started, plan.reducers, more=more, extras=extras)
@@ -154,7 +154,7 @@ def result_of(trace: Trace) -> GraphResult:
         trace.id,
         dict(trace.state),
         entries,
-        round(sum(entry.metadata.duration_ms or 0 for entry in entries), 3),
+        round(sum(entry.metadata.duration_ms or 0 for entry in entries if entry.branch is None), 3),
         status,
         trace.pending_barriers if status == "waiting" else [],
     )
@@ -205,8 +205,6 @@ def _check_graph(store: Store, trace: Trace, plan: Plan, how: Again) -> list[Con
     text = store._ownership.definition(recorded)
     old = None if text is None else msgspec.json.decode(text)
     if how.mode is not GraphHashMode.FORCE:
-        from .definition import changes
-
         raise GraphHashMismatch(trace.id, recorded, plan.hash, [] if old is None else changes(old, plan.definition))
     return forced_events(trace.id, trace.control, recorded, plan, how.renamed_from or {}, how.at)
 

@@ -9,100 +9,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
 
 from .definition import Definition, canonical, graph_hash, mermaid
 from .errors import GraphInvalid
 from .event import Decision, Reject
+from .graph_check import node_problem, problems
+from .plan import Condition, Edge, Hooks, Included, InDoubt, Node, Plan, Scope, Strategy
 from .reduce import CustomReducer, Reducer, ReducerRegistry
-from .retrying import Retry, check_retry
+from .retrying import Retry
 
-Condition = Callable[[Mapping[str, Any]], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
-InDoubt = Literal["ask", "retry", "fail"]
-Strategy = Literal["fail_fast", "collect_all"]
-
-
-class Edge(NamedTuple):
-    """Where the cursor may go; `condition` None: always."""
-
-    target: str
-    condition: Condition | None = None
-    name: str | None = None
-
-
-class Scope(NamedTuple):
-    """What a node of an included graph calls its own: names that stand in the outer graph under `prefix`."""
-
-    prefix: str
-    names: frozenset[str]
-
-
-class Node(msgspec.Struct, kw_only=True):
-    """One node as it was declared. `kind`: node, barrier, parallel or map."""
-
-    name: str
-    kind: str = "node"
-    function: Callable[..., Any] | None = None
-    side_effects: bool = False
-    in_doubt: InDoubt = "ask"
-    retry: Retry | None = None
-    timeout_s: float | None = None
-    goes_to: tuple[str, ...] = ()
-    prompt: str | Callable[[Mapping[str, Any]], str] = ""
-    keys: tuple[str, ...] = ()
-    on_timeout: Decision | None = None
-    branches: tuple[str, ...] = ()
-    strategy: Strategy = "fail_fast"
-    over: str = ""
-    max_concurrency: int | None = None
-    scope: Scope | None = None
-
-    @property
-    def is_async(self) -> bool:
-        """Whether its function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
-
-    def definition(self) -> dict[str, Any]:
-        """What of it goes into the graph's hash."""
-        found: dict[str, Any] = {"kind": self.kind}
-        if self.side_effects:
-            found |= {"side_effects": True, "in_doubt": self.in_doubt}
-        if self.kind == "parallel":
-            found |= {"branches": list(self.branches), "strategy": self.strategy}
-        if self.kind == "map":
-            found |= {"over": self.over, "strategy": self.strategy}
-        if self.goes_to:
-            found["goes_to"] = list(self.goes_to)
-        return found
-
-
-class Included(NamedTuple):
-    """What `include` gives: the names, in the outer graph, of the inner one's start and ends."""
-
-    start: str
-    ends: tuple[str, ...]
-
-
-class Plan(NamedTuple):
-    """A graph that holds together."""
-
-    name: str
-    nodes: dict[str, Node]
-    edges: dict[str, list[Edge]]
-    fallbacks: dict[str, str]
-    start: str
-    ends: frozenset[str]
-    before: list[tuple[Callable[..., Any], frozenset[str] | None]]
-    after: list[tuple[Callable[..., Any], frozenset[str] | None]]
-    reducers: dict[str, Reducer | str | CustomReducer]
-    max_steps: int
-    definition: Definition
-    canonical: str
-    hash: str
-    is_async: bool
 
 
 class Graph:
@@ -139,8 +58,8 @@ class Graph:
         self._fallbacks: dict[str, str] = {}
         self._starts: list[str] = []
         self._ends: list[str] = []
-        self._before: list[tuple[Callable[..., Any], frozenset[str] | None]] = []
-        self._after: list[tuple[Callable[..., Any], frozenset[str] | None]] = []
+        self._before: Hooks = []
+        self._after: Hooks = []
         self._errors: list[str] = []
         self._plan: Plan | None = None
 
@@ -407,7 +326,9 @@ class Graph:
     def plan(self) -> Plan:
         """The checked graph, as runs use it. Raises GraphInvalid."""
         if self._plan is None:
-            errors = [*self._errors, *self._problems()]
+            hooks = [*self._before, *self._after]
+            found = problems(self._nodes, self._edges, self._fallbacks, self._starts, self._ends, hooks)
+            errors = [*self._errors, *found]
             if errors:
                 raise GraphInvalid(self.name, errors)
             definition = self.definition()
@@ -455,86 +376,6 @@ class Graph:
     def _add(self, node: Node) -> None:
         if node.name in self._nodes:
             self._errors.append(f"node {node.name!r} is declared twice")
-        if not node.name or set(node.name) & set("/#") or node.name != node.name.strip() or len(node.name) > 200:
-            self._errors.append(f"node {node.name!r}: a name has 1 to 200 characters, none of them '/' or '#'")
-        if node.in_doubt not in ("ask", "retry", "fail"):
-            self._errors.append(f"node {node.name!r}: in_doubt is 'ask', 'retry' or 'fail', not {node.in_doubt!r}")
-        if node.strategy not in ("fail_fast", "collect_all"):
-            self._errors.append(f"node {node.name!r}: strategy is 'fail_fast' or 'collect_all', not {node.strategy!r}")
-        for name, value in (("timeout_s", node.timeout_s), ("max_concurrency", node.max_concurrency)):
-            if value is not None and not value > 0:
-                self._errors.append(f"node {node.name!r}: {name} is more than 0, not {value!r}")
-        if (problem := check_retry(node.retry)) is not None:
-            self._errors.append(f"node {node.name!r}: {problem}")
+        self._errors += node_problem(node)
         self._nodes[node.name] = node
         self._plan = None
-
-    def _problems(self) -> list[str]:
-        nodes, errors = self._nodes, []
-        branches = {branch: node.name for node in nodes.values() for branch in node.branches}
-        if len(self._starts) != 1:
-            errors.append("no start" if not self._starts else f"several starts: {', '.join(self._starts)}")
-        if not self._ends:
-            errors.append("no end")
-        for what, names in (("start", self._starts), ("end", self._ends)):
-            errors += [f"{what}: no node {name!r}" for name in names if name not in nodes]
-            errors += [f"{what}: {name!r} is a branch of {branches[name]!r}" for name in names if name in branches]
-        for source, edges in self._edges.items():
-            errors += self._edge_problems(source, edges, branches)
-        for source, target in self._fallbacks.items():
-            errors += [f"fallback from {source!r}: no node {name!r}" for name in (source, target) if name not in nodes]
-        for node in nodes.values():
-            errors += self._node_problems(node)
-        for hooks in (self._before, self._after):
-            for hook, only in hooks:
-                errors += [f"hook {hook.__name__!r}: no node {name!r}" for name in only or () if name not in nodes]
-        return errors or self._unreachable(branches)
-
-    def _edge_problems(self, source: str, edges: list[Edge], branches: dict[str, str]) -> list[str]:
-        errors = []
-        for edge in edges:
-            where = f"edge from {source!r} to {edge.target!r}"
-            errors += [f"{where}: no node {name!r}" for name in (source, edge.target) if name not in self._nodes]
-            errors += [
-                f"{where}: {name!r} is a branch of {branches[name]!r}"
-                for name in (source, edge.target)
-                if name in branches
-            ]
-        always = [index for index, edge in enumerate(edges) if edge.condition is None]
-        if always and always[0] < len(edges) - 1:
-            late = edges[always[0] + 1].target
-            errors.append(f"edge from {source!r} to {late!r} comes after one that always applies")
-        return errors
-
-    def _node_problems(self, node: Node) -> list[str]:
-        errors = [
-            f"node {node.name!r}: goes to {name!r}, no such node" for name in node.goes_to if name not in self._nodes
-        ]
-        for branch in node.branches:
-            found = self._nodes.get(branch)
-            if found is None:
-                errors.append(f"parallel {node.name!r}: no node {branch!r}")
-            elif found.kind != "node":
-                errors.append(f"parallel {node.name!r}: branch {branch!r} is a {found.kind}, not a plain node")
-        if len(set(node.branches)) < len(node.branches):
-            errors.append(f"parallel {node.name!r}: a branch is named twice")
-        if node.kind == "parallel" and not node.branches:
-            errors.append(f"parallel {node.name!r} has no branches")
-        return errors
-
-    def _unreachable(self, branches: dict[str, str]) -> list[str]:
-        ways: dict[str, set[str]] = {name: set(node.goes_to) | set(node.branches) for name, node in self._nodes.items()}
-        for source, edges in self._edges.items():
-            ways[source] |= {edge.target for edge in edges}
-        for source, target in self._fallbacks.items():
-            ways[branches.get(source, source)].add(target)
-        seen, todo = set(self._starts), list(self._starts)
-        while todo:
-            new = ways[todo.pop()] - seen
-            seen |= new
-            todo += new
-        errors = [f"node {name!r} cannot be reached from the start" for name in self._nodes if name not in seen]
-        for name, node in self._nodes.items():
-            if name not in branches and not (self._edges.get(name) or node.goes_to or name in self._ends):
-                errors.append(f"node {name!r} is a dead end: no edge leads on, and it is no end")
-        return errors

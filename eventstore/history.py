@@ -14,6 +14,7 @@ from .event import BarrierDecided, NodeExecuted, StateDelta, TraceStarted, utc
 from .log import LogRow
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import RecordedEvent
+from .run_event import BranchExecuted
 
 
 def recorded(trace_id: str, row: LogRow, after: int, upto: int) -> Iterator[RecordedEvent]:
@@ -36,6 +37,8 @@ def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> Execution
         elif isinstance(event, NodeExecuted):
             steps += event.success
             trace.entries.append(execution_entry(event, steps if event.success else 0, recorded_event))
+        elif isinstance(event, BranchExecuted):
+            trace.entries.append(branch_entry(event, steps + 1, recorded_event))
         elif isinstance(event, BarrierDecided):
             decision = event.decision
             trace.barrier_decisions.append(
@@ -57,4 +60,23 @@ def execution_entry(event: NodeExecuted, step: int, recorded_event: RecordedEven
         event.error,
         ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects),
         recorded_event.seq,
+        None,
+        event.attempt,
+    )
+
+
+def branch_entry(event: BranchExecuted, step: int, recorded_event: RecordedEvent) -> ExecutionEntry:
+    """A branch's execution, within the step that will join it."""
+    node, _, branch = event.path.partition("/")
+    return ExecutionEntry(
+        step if event.success else 0,
+        node,
+        recorded_event.at - timedelta(milliseconds=event.duration_ms),
+        recorded_event.at,
+        event.success,
+        event.error,
+        ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects),
+        recorded_event.seq,
+        branch,
+        event.attempt,
     )

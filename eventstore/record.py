@@ -52,6 +52,8 @@ class ExecutionMetadata(JsonRecord, frozen=True):
 class ExecutionEntry(JsonRecord, frozen=True):
     """One execution of a node. `step`: 1-based number of the committed visit, 0 for a failed one.
 
+    `branch`: of a parallel node (`node_name`), executed in the step of that number; `attempt`: 1 for the first.
+
     >>> from .event import utc
     >>> entry = ExecutionEntry(1, "ask", utc(0), utc(900_000), True, None, ExecutionMetadata(900))
     >>> ExecutionEntry.from_json(entry.to_json()) == entry
@@ -66,6 +68,13 @@ class ExecutionEntry(JsonRecord, frozen=True):
     error: str | None = None
     metadata: ExecutionMetadata = ExecutionMetadata()
     seq: int = 0
+    branch: str | None = None
+    attempt: int = 1
+
+    @property
+    def label(self) -> str:
+        """The step's number, with its branch: `12` or `12/search`."""
+        return str(self.step) if self.branch is None else f"{self.step}/{self.branch}"
 
 
 class BarrierDecisionRecord(JsonRecord, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from .errors import GraphHashMismatch
 from .event import StateDelta
-from .graph import Plan
+from .plan import Plan
 from .recorded import ControlEvent
 from .run_event import BranchExecuted, GraphChanged, NodeIntended, ValueRecorded
 

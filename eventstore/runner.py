@@ -11,12 +11,13 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .commands import Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Settle
 from .errors import Fenced, StorageError, ValueRefused, WrongExpectedVersion
-from .graph import Plan
 from .owned import Batch, mail_only, prepare
+from .plan import Plan
 from .run_event import ValueRecorded
 from .running import POLL_S, Listener, Running
-from .scheduler import Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Scheduler, Settle
+from .scheduler import Scheduler
 from .trace import Trace
 
 

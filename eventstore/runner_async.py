@@ -10,15 +10,20 @@ import asyncio
 import inspect
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from .commands import Abort, Call, Command, Commit, Execute, Idle, Launch, Options, Outcome, Release, Settle
+from .entering import Again, Entry, again, result_of, start_or_again
 from .errors import EventStoreError, Fenced, NodeTimeout, StorageError, ValueRefused, WrongExpectedVersion
-from .graph import Plan
 from .owned import Batch, mail_only, prepare
+from .plan import Plan
 from .pump import Workers
+from .record import GraphResult
 from .run_event import ValueRecorded
 from .running import Listener, Running
-from .scheduler import Abort, Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Scheduler, Settle
+from .scheduler import Scheduler
+from .store import Store, uuid7
 from .trace import Trace
 
 
@@ -207,3 +212,60 @@ class AsyncRun(Running):
 
 def _left(path: str) -> EventStoreError:
     return EventStoreError(f"node {path!r} cancelled itself")
+
+
+async def start_and_drive(
+    workers: Workers,
+    plan: Plan,
+    store: Store,
+    state: Mapping[str, Any] | None,
+    trace_id: str | None,
+    listener: Listener | None,
+    stop: threading.Event | None,
+) -> GraphResult:
+    """Start a run, or enter the one of that id, and drive it."""
+    trace, entry = await workers.call(start_or_again, plan, store, state, trace_id, uuid7())
+    return await _drive(plan, trace, entry, Options(), listener, stop, workers)
+
+
+async def resume_and_drive(
+    workers: Workers,
+    plan: Plan,
+    store: Store,
+    trace_id: str,
+    how: Again,
+    options: Options,
+    listener: Listener | None,
+    stop: threading.Event | None,
+) -> GraphResult:
+    """Enter a run that exists, and drive it."""
+    trace, entry = await workers.call(again, plan, store, trace_id, how)
+    return await _drive(plan, trace, entry, options, listener, stop, workers)
+
+
+async def _drive(
+    plan: Plan,
+    trace: Trace,
+    entry: Entry | None,
+    options: Options,
+    listener: Listener | None,
+    stop: threading.Event | None,
+    workers: Workers,
+) -> GraphResult:
+    if entry is None:
+        return await workers.call(result_of, trace)
+    ownership = trace._store._ownership
+    try:
+        await workers.call(trace._live)
+        running = AsyncRun(plan, trace, entry.epoch, listener, stop or threading.Event(), workers)
+        scheduler = Scheduler(plan, trace, running, options, entry.carry, entry.effects)
+        scheduler.fresh |= entry.fresh
+        await workers.call(running.tell)
+        await running.drive(scheduler, entry.at_once)
+    except BaseException as error:
+        if not isinstance(error, Fenced | StorageError):
+            await asyncio.shield(workers.call(ownership.release, trace, entry.epoch))
+        raise
+    finally:
+        ownership.left(trace.id)
+    return await workers.call(result_of, trace)

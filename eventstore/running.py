@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .commands import Call, Outcome
 from .context import Context
 from .errors import EventStoreError, NodeTimeout
-from .graph import Plan
 from .owned import Batch, mail_only
+from .plan import Plan
 from .run_event import ValueRecorded
 from .run_stream import CheckpointSaved, Emitted, StreamEvent, Translator
-from .scheduler import Call, Outcome
 from .trace import Trace
 
 POLL_S = 0.5

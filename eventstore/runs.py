@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 from .checkpoint import GraphHashMode
+from .commands import Effects, Options
 from .entering import Again, Entry, again, result_of, start_or_again
 from .errors import Fenced, StorageError
-from .graph import Graph, Plan
+from .graph import Graph
+from .plan import Plan
+from .pump import Workers
 from .record import GraphResult
 from .run_stream import StreamEvent
 from .runner import SyncRun
+from .runner_async import resume_and_drive, start_and_drive
 from .running import Listener
-from .scheduler import Options, Scheduler
+from .scheduler import Scheduler
 from .store import Store, uuid7
 from .trace import Trace
-
-Effects = Literal["ask", "run", "reuse"]
 
 
 def run(
@@ -57,9 +59,7 @@ def run(
     plan = graph.plan()
     _refuse_in_loop("run")
     if plan.is_async:
-        from .runs_async import run_async
-
-        return asyncio.run(run_async(graph, store, state, id=id, on_event=on_event, stop=stop))
+        return asyncio.run(_with_workers(store, start_and_drive, plan, store, state, id, on_event, stop))
     trace, entry = start_or_again(plan, store, state, id, uuid7())
     return _drive(plan, trace, entry, Options(), on_event, stop)
 
@@ -108,9 +108,7 @@ def resume(
     how = Again(mode, renamed_from, at, force, reopen, wait_s)
     options = Options(waits, effects, max_steps)
     if plan.is_async:
-        from .runs_async import resume_with
-
-        return asyncio.run(resume_with(plan, store, trace_id, how, options, on_event, stop))
+        return asyncio.run(_with_workers(store, resume_and_drive, plan, store, trace_id, how, options, on_event, stop))
     trace, entry = again(plan, store, trace_id, how)
     return _drive(plan, trace, entry, options, on_event, stop)
 
@@ -194,6 +192,14 @@ class _owned:
                 ownership.release(self._trace, self._epoch)
         finally:
             ownership.left(self._trace.id)
+
+
+async def _with_workers(store: Store, drive: Callable[..., Awaitable[GraphResult]], *args: Any) -> GraphResult:
+    workers = Workers(store)
+    try:
+        return await drive(workers, *args)
+    finally:
+        await workers.close()
 
 
 def _refuse_in_loop(name: str) -> None:

@@ -9,18 +9,15 @@ from typing import Any
 
 from .aio import AsyncStore
 from .checkpoint import GraphHashMode
-from .entering import Again, Entry, again, result_of, start_or_again
-from .errors import Fenced, StorageError
-from .graph import Graph, Plan
+from .commands import Effects, Options
+from .entering import Again
+from .graph import Graph
 from .pump import Workers
 from .record import GraphResult
 from .run_stream import StreamEvent
-from .runner_async import AsyncRun
+from .runner_async import resume_and_drive, start_and_drive
 from .running import Listener
-from .runs import Effects
-from .scheduler import Options, Scheduler
-from .store import Store, uuid7
-from .trace import Trace
+from .store import Store
 
 
 async def run_async(
@@ -49,8 +46,7 @@ async def run_async(
     """
     plan = graph.plan()
     async with _Workers(store) as (sync_store, workers):
-        trace, entry = await workers.call(start_or_again, plan, sync_store, state, id, uuid7())
-        return await _drive(plan, trace, entry, Options(), on_event, stop, workers)
+        return await start_and_drive(workers, plan, sync_store, state, id, on_event, stop)
 
 
 async def resume_async(
@@ -84,7 +80,9 @@ async def resume_async(
     'completed'
     """
     how = Again(mode, renamed_from, at, force, reopen, wait_s)
-    return await resume_with(graph.plan(), store, trace_id, how, Options(waits, effects, max_steps), on_event, stop)
+    plan, options = graph.plan(), Options(waits, effects, max_steps)
+    async with _Workers(store) as (sync_store, workers):
+        return await resume_and_drive(workers, plan, sync_store, trace_id, how, options, on_event, stop)
 
 
 async def stream_async(
@@ -127,21 +125,6 @@ async def stream_async(
     task.result()
 
 
-async def resume_with(
-    plan: Plan,
-    store: Store | AsyncStore,
-    trace_id: str,
-    how: Again,
-    options: Options,
-    listener: Listener | None,
-    stop: threading.Event | None,
-) -> GraphResult:
-    """Resume with everything decided."""
-    async with _Workers(store) as (sync_store, workers):
-        trace, entry = await workers.call(again, plan, sync_store, trace_id, how)
-        return await _drive(plan, trace, entry, options, listener, stop, workers)
-
-
 class _Workers:
     """The pump of an async store, or one of its own over a sync store."""
 
@@ -158,31 +141,3 @@ class _Workers:
     async def __aexit__(self, *_: object) -> None:
         if self._own is not None:
             await self._own.close()
-
-
-async def _drive(
-    plan: Plan,
-    trace: Trace,
-    entry: Entry | None,
-    options: Options,
-    listener: Listener | None,
-    stop: threading.Event | None,
-    workers: Workers,
-) -> GraphResult:
-    if entry is None:
-        return await workers.call(result_of, trace)
-    ownership = trace._store._ownership
-    try:
-        await workers.call(trace._live)
-        running = AsyncRun(plan, trace, entry.epoch, listener, stop or threading.Event(), workers)
-        scheduler = Scheduler(plan, trace, running, options, entry.carry, entry.effects)
-        scheduler.fresh |= entry.fresh
-        await workers.call(running.tell)
-        await running.drive(scheduler, entry.at_once)
-    except BaseException as error:
-        if not isinstance(error, Fenced | StorageError):
-            await asyncio.shield(workers.call(ownership.release, trace, entry.epoch))
-        raise
-    finally:
-        ownership.left(trace.id)
-    return await workers.call(result_of, trace)

@@ -8,19 +8,19 @@ process that takes the run over continues where the log ends. In memory alone st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from . import deciding
+from .branching import parallel
+from .commands import Call, Command, Commit, Execute, Idle, Options, Outcome, Release, Steps, idempotency_key
 from .context import Context, StateView
 from .control import with_prefix
 from .errors import EventStoreError, MaxStepsExceeded, NodeTimeout, NoRoute, RunFailed, ValueRefused
 from .event import BarrierRaised, NodeExecuted, Reroute, StateDelta, TraceEnded
 from .fold import MISSING
-from .graph import Node, Plan
 from .owned import Batch
+from .plan import Node, Plan
 from .recorded import ControlEvent
 from .retrying import next_wait_s
 from .run_event import IntentWithdrawn, NodeIntended, NodeRouted
@@ -28,83 +28,6 @@ from .step import Draft, described
 
 if TYPE_CHECKING:
     from .trace import Trace
-
-
-class Call(NamedTuple):
-    """One attempt of a node or a branch, to be run by a driver."""
-
-    node: Node
-    context: Context
-    draft: Draft
-    began_us: int
-
-
-class Outcome(NamedTuple):
-    """What came of a call. `error` None: it succeeded."""
-
-    error: BaseException | None
-    duration_ms: float
-
-
-class Commit(NamedTuple):
-    """Append the batch; sent back: whether it went in (False only for one that is not to follow mail)."""
-
-    batch: Batch
-
-
-class Release(NamedTuple):
-    """Give the run back without an append, to be looked at no sooner than `due_us`."""
-
-    due_us: int | None = None
-
-
-class Execute(NamedTuple):
-    """Run one call; sent back: its Outcome."""
-
-    call: Call
-
-
-class Launch(NamedTuple):
-    """Begin a call beside others."""
-
-    call: Call
-
-
-class Settle(NamedTuple):
-    """Wait for a launched call; sent back: (Call, Outcome), or None at `until_us` or where mail came."""
-
-    until_us: int | None
-
-
-class Abort(NamedTuple):
-    """Stop launched async calls that have no side effects; each still settles."""
-
-
-class Idle(NamedTuple):
-    """Wait until then, or until the run is to stop."""
-
-    until_us: int
-
-
-Command = Commit | Release | Execute | Launch | Settle | Abort | Idle
-Steps = Generator[Command, Any, str | None]
-
-
-class Options(NamedTuple):
-    """How to run. `waits`: sit out the time before a retry; `effects`: of a fork, see `es.resume`."""
-
-    waits: bool = True
-    effects: str = "ask"
-    max_steps: int | None = None
-
-
-def idempotency_key(trace_id: str, node: str, occurrence: int, path: str) -> str:
-    """The key of a visit: blake2b-128 over trace, node, occurrence and branch; no attempt, no epoch.
-
-    >>> idempotency_key("t1", "pay", 1, "pay") == idempotency_key("t1", "pay", 1, "pay")
-    True
-    """
-    return blake2b(json.dumps([trace_id, node, occurrence, path]).encode(), digest_size=16).hexdigest()
 
 
 class Scheduler:
@@ -147,8 +70,6 @@ class Scheduler:
             return self._plain(node)
         if node.kind == "barrier":
             return self._barrier(node)
-        from .branching import parallel
-
         return parallel(self, node)
 
     @property

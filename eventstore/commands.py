@@ -1,0 +1,92 @@
+"""What the scheduler of a run asks of whoever drives it, and how a run is to be gone about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
+
+from .context import Context
+from .owned import Batch
+from .plan import Node
+from .step import Draft
+
+Effects = Literal["ask", "run", "reuse"]
+
+
+class Call(NamedTuple):
+    """One attempt of a node or a branch, to be run by a driver."""
+
+    node: Node
+    context: Context
+    draft: Draft
+    began_us: int
+
+
+class Outcome(NamedTuple):
+    """What came of a call. `error` None: it succeeded."""
+
+    error: BaseException | None
+    duration_ms: float
+
+
+class Commit(NamedTuple):
+    """Append the batch; sent back: whether it went in (False only for one that is not to follow mail)."""
+
+    batch: Batch
+
+
+class Release(NamedTuple):
+    """Give the run back without an append, to be looked at no sooner than `due_us`."""
+
+    due_us: int | None = None
+
+
+class Execute(NamedTuple):
+    """Run one call; sent back: its Outcome."""
+
+    call: Call
+
+
+class Launch(NamedTuple):
+    """Begin a call beside others."""
+
+    call: Call
+
+
+class Settle(NamedTuple):
+    """Wait for a launched call; sent back: (Call, Outcome), or None at `until_us` or where mail came."""
+
+    until_us: int | None
+
+
+class Abort(NamedTuple):
+    """Stop launched async calls that have no side effects; each still settles."""
+
+
+class Idle(NamedTuple):
+    """Wait until then, or until the run is to stop."""
+
+    until_us: int
+
+
+Command = Commit | Release | Execute | Launch | Settle | Abort | Idle
+Steps = Generator[Command, Any, str | None]
+
+
+class Options(NamedTuple):
+    """How to run. `waits`: sit out the time before a retry; `effects`: of a fork, see `es.resume`."""
+
+    waits: bool = True
+    effects: Effects = "ask"
+    max_steps: int | None = None
+
+
+def idempotency_key(trace_id: str, node: str, occurrence: int, path: str) -> str:
+    """The key of a visit: blake2b-128 over trace, node, occurrence and branch; no attempt, no epoch.
+
+    >>> idempotency_key("t1", "pay", 1, "pay") == idempotency_key("t1", "pay", 1, "pay")
+    True
+    """
+    return blake2b(json.dumps([trace_id, node, occurrence, path]).encode(), digest_size=16).hexdigest()
