@@ -14,7 +14,7 @@ import msgspec
 
 from .checkpoint import CheckpointTrigger
 from .codec import Envelope, decode_rows, envelope
-from .event import NodeExecuted
+from .event import NodeExecuted, TraceEnded
 from .ownership import END, FREE
 from .pending import Mark, Pending
 from .record import ExecutionMetadata
@@ -104,6 +104,8 @@ def _enveloped(trace: Trace, event: ControlEvent) -> Envelope:
         if isinstance(event, NodeExecuted | BranchExecuted) and event.error is not None:
             name = event.node if isinstance(event, NodeExecuted) else event.path
             event = msgspec.structs.replace(event, error=str(redact(f"{name}.error", event.error)))
+        elif isinstance(event, TraceEnded) and event.error is not None:
+            event = msgspec.structs.replace(event, error=str(redact("error", event.error)))
     if type(event) is NodeExecuted:
         return Envelope("node_executed", event)
     return envelope(event)

@@ -168,8 +168,10 @@ class AsyncRun(Running):
                 error = NodeTimeout(context.path, node.timeout_s)
         except asyncio.CancelledError as stopped:
             error = stopped if self.is_cancelled() or call in self._aborted else _left(context.path)
-        except BaseException as raised:
+        except Exception as raised:
             error = raised
+        except BaseException as interrupt:
+            self.fatal = error = interrupt
         finally:
             context.close()
         self._done.put_nowait((call, Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))))

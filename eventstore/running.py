@@ -41,7 +41,8 @@ class Running:
         self.fatal: BaseException | None = None
         self._translator = Translator(trace.id, is_live=True)
         self._told = 0 if trace.version <= 2 else trace.version
-        self._checkpoints: set[str] = set()
+        known = trace._store.checkpoints.between(trace.id, self._told, self._told) if listener and self._told else []
+        self._checkpoints = {checkpoint.checkpoint_id for checkpoint in known}
         self._threads: dict[str, threading.Thread] = {}
         self._deadlines: dict[str, tuple[Call, float]] = {}
         self._late: set[int] = set()
@@ -106,19 +107,18 @@ class Running:
         return Batch(after=[event])
 
     def invoke(self, call: Call) -> Outcome:
-        """Call a sync node on this thread, and close its context."""
+        """Call a sync node on this thread, and close its context.
+
+        What is no `Exception` (an interrupt, an exit) is no outcome of the node: it ends the work on this run.
+        """
         context, node = call.context, call.node
         assert node.function is not None
         started = time.perf_counter_ns()
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
             self.before(call)
             self.after(call, node.function(context) if node.kind == "node" else node.function(context, context.item))
-        except (KeyboardInterrupt, SystemExit):
-            if threading.current_thread() is threading.main_thread():
-                raise
-            error = EventStoreError(f"node {context.path!r} asked its thread to exit")
-        except BaseException as raised:
+        except Exception as raised:
             error = raised
         finally:
             context.close()
@@ -161,7 +161,11 @@ class Running:
                 earlier.join()
             if node.timeout_s is not None:
                 self._deadlines[path] = (call, time.monotonic() + node.timeout_s)
-            outcome = run_in(self.invoke, call)
+            try:
+                outcome = run_in(self.invoke, call)
+            except BaseException as interrupt:
+                self.fatal = interrupt
+                outcome = Outcome(interrupt, 0.0)
             done(call, outcome)
 
         thread = threading.Thread(target=work, name=f"eventstore-{path}", daemon=True)

@@ -52,6 +52,9 @@ class Scheduler:
 
     def run(self, at_once: bool) -> Steps:
         """All steps until the run ends, waits, or is to stop; gives its status. `at_once`: commit `carry` first."""
+        if self.control.get("waits"):  # a cancelled run that waited is reopened
+            yield from self.commit(Batch(lease="free"))
+            return "waiting"
         if at_once:
             yield from self.commit(Batch())
         status = yield from self._recover()
