@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 MOST_STALLED = 5
+STALLED_EVENTS = 64
+"""How far back a row of ownerships is looked for; a few times what five of them leave."""
 CLAIM_POLL_S = 0.1
 
 
@@ -135,8 +137,8 @@ def again(plan: Plan, store: Store, trace_id: str, how: Again) -> tuple[Trace, E
         if trace.status in ENDED:
             over = [key for key in trace.control if key.startswith(("failed/", "retry/")) or key == "cancel"]
             carry.append(TraceReopened(clears=over))
-        if claim.taken_over and not how.force:
-            stalled = stalled_ownerships(list(trace.events(after=max(0, trace.version - 200))))
+        if not how.force:
+            stalled = _stalled(trace)
             if stalled >= MOST_STALLED:
                 ownership.release(trace, claim.epoch)
                 raise CrashLoop(trace_id, stalled, trace.next_node)
@@ -175,6 +177,11 @@ def stalled_ownerships(events: list[RecordedEvent]) -> int:
             break
         count += isinstance(recorded.event, OwnerChanged)
     return count
+
+
+def _stalled(trace: Trace) -> int:
+    root_seq = trace._store._reader.root_seq(trace._row)
+    return stalled_ownerships(list(trace.events(after=max(root_seq, trace.version - STALLED_EVENTS))))
 
 
 def _stands(trace: Trace, reopen: bool) -> bool:

@@ -61,6 +61,12 @@ class Reader:
             self._replace(row, restored)
         return row, head, restored
 
+    def root_seq(self, row: TraceRow) -> int:
+        """Where the readable history begins: the last root on the way to the head, 0 without one."""
+        with self._database.reader() as connection:
+            segments = log.lineage(connection, row, log.head(connection, row).version)
+            return max(log.root_seq(connection, segment.trace) for segment in segments)
+
     def find_append(
         self, row: TraceRow, append_id: str | int | None, expected_version: int | None = None
     ) -> LogRow | None:
