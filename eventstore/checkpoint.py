@@ -75,8 +75,12 @@ class CheckpointScore(JsonRecord, frozen=True):
 
     def calculate(self, metadata: ExecutionMetadata) -> float:
         """The weighted sum."""
-        score = self.duration_weight * (metadata.duration_ms or 0) + self.token_weight * (metadata.token_cost or 0)
-        return score + (self.side_effect_weight if metadata.has_side_effects else 0.0)
+        return self.of(metadata.duration_ms or 0, metadata.token_cost or 0, metadata.has_side_effects or False)
+
+    def of(self, duration_ms: float, token_cost: float, has_side_effects: bool) -> float:
+        """The weighted sum of plain figures."""
+        score = self.duration_weight * duration_ms + self.token_weight * token_cost
+        return score + (self.side_effect_weight if has_side_effects else 0.0)
 
     def should_checkpoint(self, metadata: ExecutionMetadata) -> bool:
         """Whether the score reaches the threshold."""

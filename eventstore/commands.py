@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
-from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from .context import Context
@@ -81,12 +79,3 @@ class Options(NamedTuple):
     waits: bool = True
     effects: Effects = "ask"
     max_steps: int | None = None
-
-
-def idempotency_key(trace_id: str, node: str, occurrence: int, path: str) -> str:
-    """The key of a visit: blake2b-128 over trace, node, occurrence and branch; no attempt, no epoch.
-
-    >>> idempotency_key("t1", "pay", 1, "pay") == idempotency_key("t1", "pay", 1, "pay")
-    True
-    """
-    return blake2b(json.dumps([trace_id, node, occurrence, path]).encode(), digest_size=16).hexdigest()

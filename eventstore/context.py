@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from .codec import normalise
 from .errors import EventStoreError, MissingKey
 from .fold import MISSING
+from .idempotency import idempotency_key
 from .plan import Node, Scope
 from .run_event import ValueRecorded
 from .step import Draft, Writes, converted
@@ -109,9 +110,9 @@ class Context(Writes):
     >>> graph_node = lambda ctx: ctx.put("total", ctx.state["price"] * 2)
     """
 
-    __slots__ = ("_desk", "_draft", "_explicit", "_given", "_goto", "_is_async", "_late", "_random", "_replayed",
-                 "_started_us", "_taken", "attempt", "idempotency_key", "index", "item", "node", "occurrence", "path",
-                 "recorded", "scope", "spent", "state")  # fmt: skip
+    __slots__ = ("_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_random", "_replayed", "_taken",
+                 "attempt", "index", "item", "node", "occurrence", "path", "recorded", "scope", "spent",
+                 "state")  # fmt: skip
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class Context(Writes):
         draft: Draft,
         occurrence: int,
         attempt: int,
-        idempotency_key: str,
+        key: str | None,
         replayed: list[list[Any]],
         item: Any = None,
         index: int | None = None,
@@ -140,7 +141,7 @@ class Context(Writes):
         self.scope = node.scope
         self.occurrence = occurrence
         self.attempt = attempt
-        self.idempotency_key = idempotency_key
+        self._key = key
         self.item = item
         self.index = index
         self.state = StateView(draft, node.scope)
@@ -151,6 +152,13 @@ class Context(Writes):
     def trace_id(self) -> str:
         """The run's id."""
         return self._desk.trace_id
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this visit, in any process; no other visit has it."""
+        if self._key is None:
+            self._key = idempotency_key(self.trace_id, self.path.partition("/")[0], self.occurrence, self.path)
+        return self._key
 
     @property
     def cancelled(self) -> bool:

@@ -15,7 +15,6 @@ import msgspec
 from .checkpoint import GraphHashMode
 from .checkpoints import same
 from .codec import normalise_state
-from .commands import idempotency_key
 from .control import ENDED
 from .definition import changes
 from .effects import effects_after
@@ -31,6 +30,7 @@ from .errors import (
     Trimmed,
 )
 from .event import NodeExecuted, StateDelta, TraceStarted
+from .idempotency import idempotency_key
 from .plan import Plan
 from .record import GraphResult
 from .recorded import ControlEvent, RecordedEvent

@@ -120,9 +120,10 @@ def _adaptive_mark(trace: Trace, batch: Batch, end: int, marks: list[Mark]) -> b
     policy = trace._store.checkpoint_policy
     for event in batch.after:
         if isinstance(event, NodeExecuted) and event.success:
-            metadata = ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects)
-            if policy.score.should_checkpoint(metadata):
+            figures = (event.duration_ms, event.token_cost, event.has_side_effects)
+            if policy.score.of(*figures) >= policy.score.threshold:
                 if trace._store.marks_adaptively:
+                    metadata = ExecutionMetadata(*figures)
                     marks.append((end, event.next, CheckpointTrigger.adaptive(metadata)))
                 return True
     return False

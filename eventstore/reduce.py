@@ -147,8 +147,9 @@ class ReducerRegistry:
     ) -> list[StateDelta]:
         """The deltas of sibling branches as one list, in declared order; `state` is what all of them saw.
 
-        `branches`: pairs of (branch name, its deltas). A put of a CUSTOM key holds the branch's update
-        and is resolved here. Raises StateConflict with the branches' names, ReducerConflict, DeltaApply.
+        `branches`: pairs of (branch name, its deltas). A put with source reducer-merge holds what the branch
+        put to a CUSTOM key and is resolved here. Raises StateConflict with the branches' names, ReducerConflict,
+        DeltaApply.
 
         >>> registry = ReducerRegistry({"n": "sum"})
         >>> both = [("a", [registry.translate("n", 1, {})]), ("b", [registry.translate("n", 2, {})])]
@@ -162,10 +163,10 @@ class ReducerRegistry:
             for delta in deltas:
                 if name not in writers.setdefault(delta.key, []):
                     writers[delta.key].append(name)
-                if delta.op in (DeltaOp.PUT, DeltaOp.DELETE):
+                if delta.op is DeltaOp.DELETE or (delta.op is DeltaOp.PUT and not _is_update(delta)):
                     literal.add(delta.key)
         for key, names in writers.items():
-            if len(names) > 1 and key in literal and self.get(key) not in (Reducer.REPLACE, Reducer.CUSTOM):
+            if len(names) > 1 and key in literal and self.get(key) is not Reducer.REPLACE:
                 raise StateConflict(key, names)
         return self._resolve(state, declared)
 
@@ -178,7 +179,7 @@ class ReducerRegistry:
                 if key not in current:
                     current[key] = copy_value(state.get(key, MISSING))
                 resolved = delta
-                if delta.op is DeltaOp.PUT and (function := self.custom(key)) is not None:
+                if _is_update(delta) and (function := self.custom(key)) is not None:
                     before = None if current[key] is MISSING else copy_value(current[key])
                     resolved = StateDelta(key, DeltaOp.PUT, function(before, delta.value), DeltaSource.REDUCER_MERGE)
                 if resolved.op is DeltaOp.DELETE:
@@ -189,3 +190,8 @@ class ReducerRegistry:
                     current[key] = combine(current[key], key, resolved.op, copy_value(resolved.value))
                 merged.append(resolved)
         return merged
+
+
+def _is_update(delta: StateDelta) -> bool:
+    """Whether it is what a branch put to a CUSTOM key, before its function saw it."""
+    return delta.op is DeltaOp.PUT and delta.source == DeltaSource.REDUCER_MERGE

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import deciding
 from .branching import parallel
-from .commands import Call, Command, Commit, Execute, Idle, Options, Outcome, Release, Steps, idempotency_key
+from .commands import Call, Command, Commit, Execute, Idle, Options, Outcome, Release, Steps
 from .context import Context, StateView
 from .control import with_prefix
 from .errors import EventStoreError, MaxStepsExceeded, NodeTimeout, NoRoute, RunFailed, ValueRefused
 from .event import BarrierRaised, NodeExecuted, Reroute, StateDelta, TraceEnded
 from .fold import MISSING
+from .idempotency import idempotency_key
 from .owned import Batch
 from .plan import Node, Plan
 from .recorded import ControlEvent
@@ -28,6 +29,10 @@ from .step import Draft, described
 
 if TYPE_CHECKING:
     from .trace import Trace
+
+
+LEFT = ("intent/", "retry/", "calls/", "resolved/")
+"""What a node's visit may leave in control until it is over."""
 
 
 class Scheduler:
@@ -78,7 +83,7 @@ class Scheduler:
     @property
     def control(self) -> Mapping[str, Any]:
         """Where the run stands."""
-        return self.trace.control
+        return self.trace._control
 
     # Between steps
 
@@ -422,8 +427,9 @@ class Scheduler:
         draft = self.draft(redact=True)
         if path != node.name:
             draft.updates = {}
-        key = self.key(path, occurrence)
         replayed = self.control.get(f"calls/{path}", [])
+        intent = self.control.get(f"intent/{path}")
+        key = None if intent is None else intent["key"]
         context = Context(self.desk, node, path, draft, occurrence, self.attempt(path), key, replayed, item, index)
         return Call(node, context, draft, self.desk.now_us())
 
@@ -473,11 +479,9 @@ class Scheduler:
     def left_by(self, node: Node) -> list[str]:
         """The control keys that a node's visit has left so far, to be cleared when it is over."""
         name, control = node.name, self.control
-        own = self.present(
-            f"intent/{name}", f"retry/{name}", f"calls/{name}", f"resolved/{name}", f"held/{name}", f"failed/{name}"
-        )
+        own = [key for kind in LEFT if (key := kind + name) in control]
         if node.kind in ("parallel", "map"):
-            inside = tuple(f"{kind}/{name}/" for kind in ("intent", "retry", "calls", "resolved", "held", "failed"))
+            inside = tuple(f"{kind}{name}/" for kind in (*LEFT, "held/", "failed/"))
             own += [key for key in control if key.startswith(inside)]
         return own
 

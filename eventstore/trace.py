@@ -463,12 +463,8 @@ class Trace:
         wire = [event] if draft is None else [*draft.body(), event]
         marks: list[Mark] = []
         score = store.checkpoint_policy.score
-        passed = executed.success and (
-            score.duration_weight * executed.duration_ms
-            + score.token_weight * executed.token_cost
-            + (score.side_effect_weight if executed.has_side_effects else 0.0)
-            >= score.threshold
-        )
+        worth = score.of(executed.duration_ms, executed.token_cost, executed.has_side_effects)
+        passed = executed.success and worth >= score.threshold
         if passed and store.marks_adaptively:
             metadata = ExecutionMetadata(executed.duration_ms, executed.token_cost, executed.has_side_effects)
             marks.append((expected + len(wire), executed.next, CheckpointTrigger.adaptive(metadata)))

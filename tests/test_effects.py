@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 import eventstore as es
-from eventstore.commands import idempotency_key
+from eventstore.idempotency import idempotency_key
 
 
 class Crash(BaseException):

@@ -219,10 +219,18 @@ def test_under_replace_the_last_declared_branch_wins():
 
 def test_custom_updates_of_siblings_are_resolved_in_declared_order():
     registry = es.ReducerRegistry({"n": newest_two})
-    updates = [("a", [es.StateDelta.put("n", 1)]), ("b", [es.StateDelta.put("n", 2)])]
+    merge = es.DeltaSource.REDUCER_MERGE
+    updates = [("a", [es.StateDelta.put("n", 1, merge)]), ("b", [es.StateDelta.put("n", 2, merge)])]
     merged = registry.merge_branches({"n": [0]}, updates)
     assert [(delta.value, delta.source) for delta in merged] == [([0, 1], "reducer_merge"), ([1, 2], "reducer_merge")]
     assert apply_deltas({"n": [0]}, merged) == {"n": [1, 2]}
+
+
+def test_a_literal_put_of_a_custom_key_beside_a_siblings_update_conflicts():
+    registry = es.ReducerRegistry({"n": newest_two})
+    update = es.StateDelta.put("n", 2, es.DeltaSource.REDUCER_MERGE)
+    with pytest.raises(es.StateConflict):
+        registry.merge_branches({"n": [0]}, [("a", [es.StateDelta.put("n", [1])]), ("b", [update])])
 
 
 def test_one_branch_alone_may_write_a_key_many_times():
