@@ -110,8 +110,8 @@ class Context(Writes):
     >>> graph_node = lambda ctx: ctx.put("total", ctx.state["price"] * 2)
     """
 
-    __slots__ = ("_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_random", "_replayed", "_taken",
-                 "attempt", "index", "item", "node", "occurrence", "path", "recorded", "scope", "spent",
+    __slots__ = ("_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_random", "_replayed",
+                 "_taken", "attempt", "index", "item", "node", "occurrence", "path", "recorded", "scope", "spent",
                  "state")  # fmt: skip
 
     def __init__(
