@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
+from . import tailing
+from .bases import BaseInfo
 from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .database import Durability
@@ -31,6 +33,7 @@ from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import Event, RecordedEvent
 from .redaction import Redactor
 from .retention import RETRY_WINDOW_S, Removed
+from .run_stream import StreamEvent
 from .statistics import StoreStats
 from .step import Step
 from .store import Reducers, Store, TraceInfo
@@ -356,6 +359,20 @@ class AsyncStore:
             for event in page:
                 yield event
 
+    async def tail(
+        self, trace_id: str | None = None, *, after: int = 0, follow: bool = False, poll_s: float = 0.2
+    ) -> AsyncIterator[StreamEvent]:
+        """See `Store.tail`; iterate with `async for`."""
+        source = tailing.source(self._store, trace_id, after)
+        while True:
+            page = await self._workers.call(source.page)
+            for _, event in page:
+                yield event
+            if not page:
+                if not follow or source.is_over:
+                    return
+                await asyncio.sleep(poll_s)
+
     async def decide(self, trace_id: str, barrier: str, decision: Decision) -> str:
         """See `Store.decide`."""
         return await self._workers.call(self._store.decide, trace_id, barrier, decision)
@@ -377,6 +394,10 @@ class AsyncStore:
     async def cancel(self, trace_id: str, *, by: str | None = None, reason: str = "") -> bool:
         """See `Store.cancel`."""
         return await self._workers.call(self._store.cancel, trace_id, by=by, reason=reason)
+
+    async def bases(self, trace_id: str, *, after: int = 0, upto: int | None = None) -> list[BaseInfo]:
+        """See `Store.bases`."""
+        return await self._workers.call(self._store.bases, trace_id, after=after, upto=upto)
 
     async def drop_bases(self, trace_id: str | None = None) -> int:
         """See `Store.drop_bases`."""

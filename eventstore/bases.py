@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from datetime import datetime
 from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -18,6 +19,7 @@ import apsw
 
 from .codec import as_column, decode_rows, state_size_bytes
 from .errors import BaseCorrupted, LogCorrupted, StateError, Trimmed
+from .event import JsonRecord, utc
 from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
 from .log import Segment, TraceRow, root_seq, rows
 from .policy import RESTORE_SLACK_BYTES, FoldDecision
@@ -30,6 +32,10 @@ ROOT = "SELECT seq, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND s
 INSERT = (
     "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum,"
     " reason, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+LISTED = (
+    "SELECT seq, CASE WHEN parent IS NULL THEN 'whole' ELSE 'link' END, reason, length(CAST(body AS BLOB)), at_us"
+    " FROM base WHERE trace = ? AND seq > ? AND seq <= ? ORDER BY seq"
 )
 _place = Struct("<qqqqqqq").pack
 
@@ -74,6 +80,20 @@ class Base(NamedTuple):
         return self.checksum == Place(*self[1:8]).checksum(self.body)
 
 
+class BaseInfo(JsonRecord, frozen=True):
+    """A line of `store.bases()`. `kind`: whole or link; `size_bytes`: of its body; `reason`: the fold policy's.
+
+    >>> BaseInfo(40, "link", "64 rows in the tail", 4096, utc(0)).kind
+    'link'
+    """
+
+    seq: int
+    kind: str
+    reason: str
+    size_bytes: int
+    at: datetime
+
+
 class Restored(NamedTuple):
     """A state, and what reading it took.
 
@@ -95,6 +115,15 @@ class Restored(NamedTuple):
     log_bytes: int
     base_bytes: int
     bad: tuple[int, ...] = ()
+
+
+def listed(connection: apsw.Connection, segments: list[Segment], after: int) -> list[BaseInfo]:
+    """The bases of a lineage after that seq, oldest first."""
+    found = []
+    for segment in segments:
+        rows: Any = connection.execute(LISTED, (segment.trace, max(segment.after, after), segment.upto))
+        found += [BaseInfo(seq, kind, reason, size, utc(at_us)) for seq, kind, reason, size, at_us in rows]
+    return found
 
 
 def root_checksum(trace: int, seq: int, body: bytes) -> int:

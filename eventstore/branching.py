@@ -204,7 +204,7 @@ class _Group:
         else:
             self.failed = True
             self.errors[path] = error
-        yield from run.commit(Batch(after=[*call.context.recorded, BranchExecuted(**fields)]))
+        yield from run.commit(Batch(after=[BranchExecuted(**fields)]))
 
     def _fields(self, call: Call, outcome: Outcome) -> dict[str, Any]:
         fields = self.run.executed(call.node, call, outcome)

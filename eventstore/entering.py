@@ -29,14 +29,14 @@ from .errors import (
     TraceNotFound,
     Trimmed,
 )
-from .event import NodeExecuted, StateDelta, TraceStarted
+from .event import StateDelta, TraceStarted
 from .idempotency import idempotency_key
 from .plan import Plan
 from .record import GraphResult
-from .recorded import ControlEvent, RecordedEvent
+from .recorded import MAIL, ControlEvent, RecordedEvent
 from .reduce import ReducerRegistry
 from .regraphing import forced_events
-from .run_event import BranchExecuted, GraphChanged, NodeIntended, OwnerChanged, TraceReopened, ValueRecorded
+from .run_event import NodeIntended, OwnerChanged, TraceReopened
 
 if TYPE_CHECKING:
     from .store import Store
@@ -170,12 +170,12 @@ def stalled_ownerships(events: list[RecordedEvent]) -> int:
     >>> stalled_ownerships(log)
     2
     """
-    progress = NodeExecuted | BranchExecuted | ValueRecorded | StateDelta | GraphChanged | TraceReopened
     count = 0
     for recorded in reversed(events):
-        if isinstance(recorded.event, progress):
+        if recorded.kind == "owner_changed":
+            count += 1
+        elif recorded.kind not in MAIL and recorded.kind not in ("node_intended", "intent_withdrawn"):
             break
-        count += isinstance(recorded.event, OwnerChanged)
     return count
 
 

@@ -32,11 +32,11 @@ class Batch:
     """What an owner appends in one commit.
 
     `before`, `draft`, `after`: events, deltas, events. `sync`: synced whatever the durability.
-    `lease`: `keep` it, make it `free` (due at `due_us`), or `end` it. `explicit`: mark a checkpoint here;
+    `lease`: `keep` it, make it `free`, or `end` it. `explicit`: mark a checkpoint here;
     `completes`: the run ends well. `follows_mail` False: mail that comes first refuses it.
     """
 
-    __slots__ = ("after", "before", "completes", "draft", "due_us", "explicit", "follows_mail", "lease", "marks",
+    __slots__ = ("after", "before", "completes", "draft", "explicit", "follows_mail", "lease", "marks",
                  "sync")  # fmt: skip
 
     def __init__(
@@ -47,7 +47,6 @@ class Batch:
         *,
         sync: bool = False,
         lease: str = "keep",
-        due_us: int | None = None,
         explicit: bool = False,
         follows_mail: bool = True,
     ) -> None:
@@ -56,7 +55,6 @@ class Batch:
         self.after = list(after)
         self.sync = sync
         self.lease = lease
-        self.due_us = due_us
         self.explicit = explicit
         self.follows_mail = follows_mail
         self.completes = False
@@ -82,7 +80,7 @@ def prepare(trace: Trace, batch: Batch, epoch: int) -> Pending:
     )
     pending.epoch = epoch
     if batch.lease == "free":
-        pending.extras.append((FREE, (batch.due_us, TRACE_ROW, epoch)))
+        pending.extras.append((FREE, (None, TRACE_ROW, epoch)))
     elif batch.lease == "end":
         pending.extras.append((END, (TRACE_ROW,)))
     return pending

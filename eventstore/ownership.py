@@ -39,12 +39,14 @@ FREE = "UPDATE lease SET owner = NULL, due_us = ? WHERE trace = ? AND epoch = ?"
 END = "DELETE FROM lease WHERE trace = ?"
 DEFINE = "INSERT OR IGNORE INTO graph (graph_hash, definition) VALUES (?, ?)"
 DEFINITION = "SELECT definition FROM graph WHERE graph_hash = ?"
-# What a worker looks for: runs that are free and due, runs of owners (dead ones among them), expired barriers.
+# What a worker looks for: runs that are free and due, runs of owners (dead ones among them), expired barriers;
+# in the order of their rows, so that a page goes on where the one before it ended.
 DUE = (
-    "SELECT t.trace_id, l.owner FROM trace t JOIN lease l ON l.trace = t.id"
-    " WHERE t.status = 'running' AND t.name = ?1 AND (l.owner IS NOT NULL OR coalesce(l.due_us, 0) <= ?2)"
-    " UNION ALL SELECT t.trace_id, l.owner FROM barrier b JOIN trace t ON t.id = b.trace JOIN lease l ON l.trace = t.id"
-    " WHERE b.decided_seq IS NULL AND b.deadline_us <= ?2 AND t.status = 'waiting' AND t.name = ?1 LIMIT ?3"
+    "SELECT t.id, t.trace_id FROM trace t JOIN lease l ON l.trace = t.id"
+    " WHERE t.status = 'running' AND t.name = ?1 AND t.id > ?4 AND (l.owner IS NOT NULL OR coalesce(l.due_us, 0) <= ?2)"
+    " UNION SELECT t.id, t.trace_id FROM barrier b JOIN trace t ON t.id = b.trace JOIN lease l ON l.trace = t.id"
+    " WHERE b.decided_seq IS NULL AND b.deadline_us <= ?2 AND t.status = 'waiting' AND t.name = ?1 AND t.id > ?4"
+    " ORDER BY 1 LIMIT ?3"
 )
 
 
@@ -105,6 +107,14 @@ class Ownership:
 
         return self._store._writer.write(work, relaxed=True)
 
+    def claim_once(self, trace: Trace, known_epoch: int) -> Claim:
+        """Own the run for one append. Raises as `entered` and `claim`."""
+        self.entered(trace.id)
+        try:
+            return self.claim(trace, known_epoch)
+        finally:
+            self.left(trace.id)
+
     def define(self, graph_hash: str, definition: str) -> None:
         """Keep what a graph hash means."""
         self._store._writer.write(lambda connection: connection.execute(DEFINE, (graph_hash, definition)), relaxed=True)
@@ -120,12 +130,17 @@ class Ownership:
         row_id = trace._row.id
         self._store._writer.write(lambda connection: connection.execute(FREE, (due_us, row_id, epoch)), relaxed=True)
 
-    def due(self, name: str, limit: int) -> list[str]:
-        """Runs of that graph that a worker can try: free and due, of another owner that may be dead, or expired."""
+    def due(self, name: str, limit: int, after: int = 0) -> tuple[list[str], int | None]:
+        """Runs of that graph that a worker can try: free and due, of another owner that may be dead, or expired.
+
+        A page of at most `limit`, and the cursor of the next page: None after the last.
+        """
         with self._store._database.reader() as connection:
-            rows: list[Any] = connection.execute(DUE, (name, time.time_ns() // 1000, limit)).fetchall()
+            now_us = time.time_ns() // 1000
+            rows: list[Any] = connection.execute(DUE, (name, now_us, limit, after)).fetchall()
         with self._lock:
-            return [trace_id for trace_id, owner in rows if trace_id not in self._active]
+            found = [trace_id for _, trace_id in rows if trace_id not in self._active]
+        return found, rows[-1][0] if len(rows) == limit else None
 
     def _lives(self, owner: int, beat: int | None) -> bool:
         assert self._roll is not None

@@ -121,7 +121,8 @@ class SyncRun(Running):
 
     def _idle(self, until_us: int) -> None:
         polled = time.monotonic()
-        while self.now_us() < until_us and not self.is_stopping():
+        end = polled + (until_us - self.now_us()) / 1e6  # a clock that is set back does not make it longer
+        while self.now_us() < until_us and time.monotonic() < end and not self.is_stopping():
             self.stop.wait(self.wait_s(until_us))
             if time.monotonic() - polled >= POLL_S:
                 polled = time.monotonic()

@@ -206,7 +206,8 @@ class AsyncRun(Running):
             return await self._workers.call(self.take_mail)
 
     async def _idle(self, until_us: int) -> None:
-        while self.now_us() < until_us and not self.is_stopping():
+        end = time.monotonic() + (until_us - self.now_us()) / 1e6  # a clock that is set back does not make it longer
+        while self.now_us() < until_us and time.monotonic() < end and not self.is_stopping():
             await asyncio.sleep(self.wait_s(until_us))
             if await self._poll() and self.is_cancelled():
                 return

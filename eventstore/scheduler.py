@@ -3,7 +3,8 @@
 The scheduler is a generator. It yields commands (commit this, run that, wait) and is sent what came of them;
 a sync and an async driver carry them out. All it knows stands in the trace's state and control, so a new
 process that takes the run over continues where the log ends. In memory alone stands which intents are
-*fresh*: written by this scheduler, for a call that was not made yet.
+*fresh*, written by this scheduler for a call that was not made yet, and whose time before a retry it has
+sat out (which a clock that is set back does not undo).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Scheduler:
         self.carry = carry
         self.effects = effects
         self.fresh: set[str] = set()
+        self.rested: set[str] = set()
 
     def run(self, at_once: bool) -> Steps:
         """All steps until the run ends, waits, or is to stop; gives its status. `at_once`: commit `carry` first."""
@@ -173,8 +175,9 @@ class Scheduler:
     def _plain(self, node: Node) -> Steps:
         path = node.name
         if path not in self.fresh:
-            if (due_us := self.due_us(path)) > self.desk.now_us():
-                return (yield from self._back_off(due_us))
+            if path not in self.rested and (due_us := self.due_us(path)) > self.desk.now_us():
+                return (yield from self._back_off(path, due_us))
+            self.rested.discard(path)
             if f"intent/{path}" in self.control or f"resolved/{path}" in self.control:
                 return (yield from self._doubtful(node))
             if node.side_effects:
@@ -191,9 +194,10 @@ class Scheduler:
             return (yield from self._succeeded(node, call, outcome))
         return (yield from self._failed(node, call, outcome))
 
-    def _back_off(self, due_us: int) -> Steps:
+    def _back_off(self, path: str, due_us: int) -> Steps:
         if self.options.waits:
             yield Idle(due_us)
+            self.rested.add(path)
             return None
         yield Release(due_us)
         return "running"
@@ -273,7 +277,7 @@ class Scheduler:
                 since_us=self.since_us(call),
                 clears=self.present(f"intent/{node.name}"),
             )
-            yield from self.commit(Batch(after=[*call.context.recorded, event]))
+            yield from self.commit(Batch(after=[event]))
             return None
         return (yield from self.fail(node, executed, error))
 
@@ -342,17 +346,12 @@ class Scheduler:
     def _barrier(self, node: Node) -> Steps:
         trace = self.trace
         barrier_id = deciding.next_barrier_id(trace, node.name)
-        view = StateView(self.draft(), node.scope)
-        now_us = self.desk.now_us()
-        asked = BarrierRaised(
-            barrier_id,
-            node.name,
-            node.prompt if isinstance(node.prompt, str) else str(node.prompt(view)),
-            list(node.keys),
-            None if node.timeout_s is None else now_us + int(node.timeout_s * 1e6),
-            node.on_timeout,
-        )
-        asked = deciding.raised(trace, asked)
+        try:
+            asked = deciding.raised(trace, self._asked(node, barrier_id))
+        except Exception as error:
+            reason = described(error)
+            yield from self.commit(Batch(after=[TraceEnded("failed", reason)], lease="end"))
+            raise RunFailed(trace.id, node.name, reason) from error
         early = deciding.waiting_decision(trace, barrier_id)
         if early is None:
             went_in = yield from self.commit(Batch(after=[asked], lease="free", follows_mail=False))
@@ -367,6 +366,15 @@ class Scheduler:
         if isinstance(decision, Reroute):
             return (yield from self._leave_barrier(node, "reroute", batch, draft, decision.target))
         return (yield from self._leave_barrier(node, "approve", batch, draft))
+
+    def _asked(self, node: Node, barrier_id: str) -> BarrierRaised:
+        prompt = node.prompt
+        if not isinstance(prompt, str):
+            prompt = str(prompt(StateView(self.draft(), node.scope)))
+        deadline_us = None
+        if node.timeout_s is not None:
+            deadline_us = deciding.now_us(self.trace) + int(node.timeout_s * 1e6)
+        return BarrierRaised(barrier_id, node.name, prompt, list(node.keys), deadline_us, node.on_timeout)
 
     def _leave_barrier(self, node: Node, action: str, batch: Batch, draft: Draft, target: str | None = None) -> Steps:
         """Commit the way on from a barrier that was decided; a reroute has chosen it."""

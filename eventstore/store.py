@@ -20,7 +20,8 @@ from uuid import UUID
 import apsw
 import msgspec
 
-from . import bases, chain, deciding, history, inbox, log, retention, statistics, verify
+from . import bases, chain, deciding, history, inbox, log, retention, statistics, tailing, verify
+from .bases import BaseInfo
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .codec import as_column, check_key, encode_body, envelope, normalise_state
@@ -41,6 +42,7 @@ from .recorded import ControlEvent, Event, RecordedEvent
 from .redaction import Redactor
 from .reduce import CustomReducer, Reducer, ReducerRegistry
 from .retention import Removed
+from .run_stream import StreamEvent
 from .statistics import StoreStats
 from .step import converted
 from .trace import Trace
@@ -341,6 +343,27 @@ class Store:
                 except ValueError as error:
                     raise LogCorrupted(self.path, trace_id, found.first_seq, str(error)) from error
 
+    def tail(
+        self, trace_id: str | None = None, *, after: int = 0, follow: bool = False, poll_s: float = 0.2
+    ) -> Iterator[StreamEvent]:
+        """What a run did, as the events that `es.stream` tells in the process that runs it (but for `Emitted`).
+
+        `after`: only what came after that seq. With `follow` it goes on until the trace has ended, and looks for
+        more every `poll_s` seconds; otherwise it ends with the log. Of a trimmed trace it starts at the root.
+        Without `trace_id`: every trace of the file, in commit order, and `follow` never ends; `after` is then a
+        cursor as `eventstore tail --json` prints it. A checkpoint is told after the commit that it was made with
+        or, made apart, at the next look (among all traces: with its trace's next commit).
+
+        Raises TraceNotFound, TraceErased, LogCorrupted, storage errors.
+
+        >>> with open(":memory:") as store:
+        ...     trace = store.start({"n": 1}, name="count")
+        ...     trace.end()
+        ...     [type(event).__name__ for event in store.tail(trace.id, follow=True)]
+        ['GraphStarted', 'GraphCompleted', 'CheckpointSaved']
+        """
+        return tailing.tail(self, trace_id, after, follow, poll_s)
+
     # Barriers and runs
 
     def decide(self, trace_id: str, barrier: str, decision: Decision) -> str:
@@ -370,14 +393,11 @@ class Store:
         """
         trace = self.open_trace(trace_id)
         if trace.status not in ENDED and trace.graph_hash:
-            self._ownership.entered(trace_id)
             try:
-                self._ownership.claim(trace, trace._control.get("epoch", 0))
+                self._ownership.claim_once(trace, trace._control.get("epoch", 0))
             except RunOwned:
                 deciding.request_cancel(trace, by, reason, end=False)
                 return False
-            finally:
-                self._ownership.left(trace_id)
         deciding.request_cancel(trace, by, reason, end=True)
         return True
 
@@ -402,6 +422,16 @@ class Store:
         return self._graphs[graph_hash]
 
     # Bases and figures
+
+    def bases(self, trace_id: str, *, after: int = 0, upto: int | None = None) -> list[BaseInfo]:
+        """The bases that the fold policy wrote at `after < seq <= upto`, oldest first, with its reasons.
+
+        A fork has those of the history that it shares, too. Raises TraceNotFound, TraceErased.
+        """
+        with self._database.reader() as connection:
+            row = log.find_trace(connection, trace_id)
+            until = log.head(connection, row).version if upto is None else upto
+            return bases.listed(connection, log.lineage(connection, row, until), after)
 
     def drop_bases(self, trace_id: str | None = None) -> int:
         """Delete every base (of one trace, or of all); no answer changes, only speed. How many went."""

@@ -16,11 +16,16 @@ import click
 from eventstore import __version__
 from eventstore.errors import BaseCorrupted, EventStoreError
 
+from .deciding import barriers, cancel, decide
 from .figures import stats, verify
 from .importing import import_
 from .listing import checkpoints, runs
 from .looking import log, state
+from .opening import DEFAULT_DB
 from .output import visible
+from .running import graph, resume, run
+from .tailing import tail
+from .working import work
 
 
 class Commands(click.Group):
@@ -56,7 +61,7 @@ class Commands(click.Group):
     "--db",
     envvar="EVENTSTORE_DB",
     show_envvar=True,
-    default="eventstore.db",
+    default=DEFAULT_DB,
     show_default=True,
     type=click.Path(dir_okay=False),
     help="The event store to work on.",
@@ -78,5 +83,21 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
     click.echo(f"Warning: {visible(str(message))}", err=True)
 
 
-for _command in (import_, runs, state, log, checkpoints, stats, verify):
+for _command in (
+    import_,
+    run,
+    resume,
+    barriers,
+    decide,
+    cancel,
+    work,
+    tail,
+    runs,
+    state,
+    log,
+    checkpoints,
+    graph,
+    stats,
+    verify,
+):
     main.add_command(_command)

@@ -16,9 +16,8 @@ from eventstore.transcripts import Counts, MalformedRun, Transcript, import_tran
 
 from .opening import json_option
 from .output import Column, Output, visible
+from .stopping import INTERRUPTED
 
-INTERRUPTED = 130
-"""Exit code after ctrl-C, as shells give it."""
 COLUMNS = (
     Column("file", style="bold", cut=True),
     Column("added", justify="right", style="green"),

@@ -6,32 +6,44 @@ ends; a pipe gets every value whole. The log is read and printed in pages, so it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from heapq import merge
 from itertools import islice
 from typing import Any
 
 import click
-import msgspec
 from rich.text import Text
 
-from eventstore.event import DeltaSource, NodeExecuted, StateDelta
+from eventstore.bases import BaseInfo
+from eventstore.checkpoint import Checkpoint
 from eventstore.opaque import Opaque
 from eventstore.recorded import RecordedEvent
+from eventstore.store import Store
 
-from .opening import find_trace, json_option, open_for_reading, trace_argument
-from .output import Column, Output, count, to_json, visible
+from .describing import described
+from .opening import command_for, find_trace, json_option, open_for_reading, trace_argument
+from .output import PAGE_ROWS, Column, Output, count, to_json, visible
+
+Place = dict[str, Any]
+"""A checkpoint or a base, as JSON shows it among the events."""
 
 SHOWN_ITEMS = 20
 SHOWN_EVENTS = 1000
 EVENT_STYLES = {
     "node_executed": "green",
     "node_failed": "bold red",
+    "branch_executed": "green",
+    "branch_failed": "bold red",
     "delete": "red",
     "trace_started": "bold",
     "trace_forked": "bold",
     "trace_ended": "bold",
     "barrier_raised": "yellow",
     "barrier_decided": "yellow",
+    "decision_submitted": "yellow",
+    "cancel_requested": "magenta",
+    "graph_changed": "magenta",
+    "trace_reopened": "bold",
 }
 """How a terminal marks what an event does; the rest is cyan."""
 
@@ -92,66 +104,85 @@ def _both_ends(items: list[tuple[str, Any]]) -> Iterator[tuple[str, str | Text]]
 @click.option("--after", metavar="SEQ", type=click.IntRange(0), help="Only events after that seq.")
 @click.option("--upto", metavar="SEQ", type=click.IntRange(1), help="Only events up to that seq.")
 @click.option("--limit", type=click.IntRange(1), help=f"At most that many events (on a terminal: {SHOWN_EVENTS}).")
+@click.option("--events-only", is_flag=True, help="Without the checkpoints and bases that policies made.")
 @json_option
 @click.pass_obj
-def log(db: str, trace: str, after: int | None, upto: int | None, limit: int | None, as_json: bool) -> None:
-    """List the events of a trace, oldest first."""
+def log(
+    db: str, trace: str, after: int | None, upto: int | None, limit: int | None, events_only: bool, as_json: bool
+) -> None:
+    """List the events of a trace, oldest first, each with the checkpoints and bases that stand at its seq."""
     output = Output(as_json)
     with open_for_reading(db) as store:
         opened = store.open_trace(find_trace(store, trace))
         if limit is None and output.terminal:
             limit = SHOWN_EVENTS
         events = islice(opened.events(after, upto), limit)
+        shown = events if events_only else _with_places(store, opened.id, events, after or 0)
         if as_json:
-            return output.array(events)
+            return output.array(shown)
         seq_digits = max(3, len(str(opened.version)))
         columns = (
             Column("seq", seq_digits + seq_digits // 3, style="dim", justify="right"),
             Column("time (UTC)", 12 if output.terminal else 27, style="dim"),
             Column("event", 15),
-            Column("key or node", 16, style="bold"),
+            Column("about", 16, style="bold"),
             Column("detail", cut=True),
         )
         last = 0
 
         def rows() -> Iterator[list[Any]]:
             nonlocal last
-            for recorded in events:
-                last = recorded.seq
-                yield _row(recorded)
+            for item in shown:
+                if isinstance(item, RecordedEvent):
+                    last = item.seq
+                yield _row(item)
 
         output.rows(columns, rows())
     if 0 < last < min(opened.version, upto or opened.version):
-        output.hint(f"More: eventstore log {opened.id} --after {last}")
+        output.hint(f"More: {command_for(db, 'log', opened.id, '--after', str(last))}")
     return None
 
 
-def _row(recorded: RecordedEvent) -> list[Any]:
-    event = recorded.event
-    what = recorded.kind
-    if isinstance(event, StateDelta):
-        what, about = str(event.op), event.key
-        detail = "" if event.value is msgspec.UNSET else to_json(event.value)
-        if event.source != DeltaSource.NODE:
-            detail = f"{detail}  (source: {event.source})".strip()
-    elif isinstance(event, NodeExecuted):
-        about, detail = event.node, _execution(event)
-        what = "node_executed" if event.success else "node_failed"
+def _with_places(
+    store: Store, trace_id: str, events: Iterable[RecordedEvent], after: int
+) -> Iterator[RecordedEvent | Place]:
+    """The events, each with what stands at its seq after it."""
+    events = iter(events)
+    while page := list(islice(events, PAGE_ROWS)):
+        last = page[-1].seq
+        places = [_checkpoint(saved) for saved in reversed(store.checkpoints.between(trace_id, after + 1, last))]
+        places += [_base(base) for base in store.bases(trace_id, after=after, upto=last)]
+        both: tuple[list[Any], list[Any]] = (page, sorted(places, key=_seq))
+        yield from merge(*both, key=_seq)  # of one seq, the event comes first
+        after = last
+
+
+def _seq(item: RecordedEvent | Place) -> int:
+    return item.seq if isinstance(item, RecordedEvent) else int(item["seq"])
+
+
+def _checkpoint(saved: Checkpoint) -> Place:
+    return {
+        "seq": saved.seq,
+        "kind": "checkpoint",
+        "checkpoint_id": saved.checkpoint_id,
+        "node": saved.current_node,
+        "triggers": saved.triggers,
+        "at": saved.created_at,
+    }
+
+
+def _base(base: BaseInfo) -> Place:
+    fields = {"seq": base.seq, "kind": "base", "base": base.kind, "reason": base.reason}
+    return {**fields, "size_bytes": base.size_bytes, "at": base.at}
+
+
+def _row(item: RecordedEvent | Place) -> list[Any]:
+    if isinstance(item, RecordedEvent):
+        what, about, detail = described(item)
+        return [item.seq, item.at, Text(what, EVENT_STYLES.get(what, "cyan")), about, detail]
+    if item["kind"] == "checkpoint":
+        about, detail = item["node"], ", ".join(trigger.name for trigger in item["triggers"])
     else:
-        fields = msgspec.to_builtins(event)
-        about = str(fields.pop("node", None) or fields.pop("name", None) or "")
-        detail = to_json(fields) if fields else ""
-    return [recorded.seq, recorded.at, Text(what, EVENT_STYLES.get(what, "cyan")), about, detail]
-
-
-def _execution(event: NodeExecuted) -> str:
-    parts = [f"{event.duration_ms:g} ms"]
-    if event.token_cost:
-        parts.append(f"cost {event.token_cost:g}")
-    if event.has_side_effects:
-        parts.append("side effects")
-    if event.next is not None:
-        parts.append(f"next {event.next}")
-    if event.error is not None:
-        parts.append(event.error)
-    return ", ".join(parts)
+        about, detail = item["base"], f"{count(item['size_bytes'], 'byte')}: {item['reason']}"
+    return [item["seq"], item["at"], Text(item["kind"], "dim"), about, detail]

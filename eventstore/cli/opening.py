@@ -6,6 +6,7 @@ moment while other processes append.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from eventstore.store import open as open_store
 from .output import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_DB = "eventstore.db"
+NO_FILE = "no such file; name the event store with --db or EVENTSTORE_DB"
 SCANNED = 1000
 NAMED_CANDIDATES = 8
 
@@ -33,8 +36,25 @@ def trace_argument(command: F) -> F:
 def open_for_reading(path: str) -> Store:
     """The store at `path`, which must exist. Raises StorageError and its kind."""
     if not Path(path).exists():
-        raise StorageError(path, "no such file; name the event store with --db or EVENTSTORE_DB")
+        raise StorageError(path, NO_FILE)
     return open_store(path, create=False, read_only=True)
+
+
+def open_for_writing(path: str) -> Store:
+    """The store at `path`, which must exist, to change what is in it. Raises StorageError and its kind."""
+    if not Path(path).exists():
+        raise StorageError(path, NO_FILE)
+    return open_store(path, create=False)
+
+
+def command_for(path: str, *arguments: str) -> str:
+    """What to type for a command on that store.
+
+    >>> command_for("my runs.db", "decide", "t1", "approve#1", "approve")
+    "eventstore --db 'my runs.db' decide t1 'approve#1' approve"
+    """
+    named = [] if path == DEFAULT_DB else ["--db", path]
+    return visible(shlex.join(["eventstore", *named, *arguments]))
 
 
 def find_trace(store: Store, text: str) -> str:
