@@ -84,10 +84,8 @@ def _settle_doubts(run: Scheduler, node: Node, branches: list[Branch]) -> Genera
                 asks.append(run.question(branch.node, path, "effect"))
         elif action is None and branch.node.in_doubt == "ask":
             asks.append(run.question(branch.node, path, "in_doubt"))
-        elif action == "approve":
+        elif action == "approve" or (action is None and branch.node.in_doubt == "retry"):
             yield from run.commit(Batch(after=[run.intent(path, occurrence)], sync=True))
-            run.fresh.add(path)
-        elif action is None and branch.node.in_doubt == "retry":
             run.fresh.add(path)
         else:
             clears = run.present(f"intent/{path}", f"resolved/{path}")

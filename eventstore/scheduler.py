@@ -301,13 +301,10 @@ class Scheduler:
         path = node.name
         action = self.control.get(f"resolved/{path}")
         if action is None:
-            if node.in_doubt == "retry":
-                self.fresh.add(path)
-                return None
             if node.in_doubt == "ask":
                 yield from self.commit(Batch(after=[self.question(node, path, "in_doubt")], lease="free"))
                 return "waiting"
-        if action == "approve":
+        if action == "approve" or (action is None and node.in_doubt == "retry"):
             yield from self.commit(Batch(after=[self.intent(path, self.occurrence(node))], sync=True))
             self.fresh.add(path)
             return None
