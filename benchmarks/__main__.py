@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from . import chat, concurrency, memory, report, scale, steps
+from . import chat, concurrency, memory, report, runs, scale, steps
 from .bench import Bench
 from .result import Measure
 
@@ -30,6 +30,13 @@ CASES: dict[str, Callable[[Bench], Iterator[Measure]]] = {
     "depth": scale.long_append,
     "breadth": scale.many_append,
     "memory": memory.run,
+    "node-full": runs.node_full,
+    "node-normal": runs.node_normal,
+    "short-runs": runs.short,
+    "inbox": runs.inbox,
+    "branches": runs.fan,
+    "concurrent-runs": runs.together,
+    "resume": runs.resumed,
 }
 
 

@@ -300,10 +300,9 @@ class Scheduler:
         """An intent without a result (or a decision about one): apply the node's rule, or the decision."""
         path = node.name
         action = self.control.get(f"resolved/{path}")
-        if action is None:
-            if node.in_doubt == "ask":
-                yield from self.commit(Batch(after=[self.question(node, path, "in_doubt")], lease="free"))
-                return "waiting"
+        if action is None and node.in_doubt == "ask":
+            yield from self.commit(Batch(after=[self.question(node, path, "in_doubt")], lease="free"))
+            return "waiting"
         if action == "approve" or (action is None and node.in_doubt == "retry"):
             yield from self.commit(Batch(after=[self.intent(path, self.occurrence(node))], sync=True))
             self.fresh.add(path)

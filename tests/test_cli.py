@@ -20,7 +20,16 @@ import eventstore as es
 from eventstore.cli import main
 from eventstore.transcripts import Counts, Transcript, import_transcript
 
-READERS = (["runs"], ["state", "a"], ["log", "a"], ["checkpoints", "a"], ["stats"], ["verify"])
+READERS = (
+    ["runs"],
+    ["state", "a"],
+    ["log", "a"],
+    ["checkpoints", "a"],
+    ["barriers"],
+    ["tail"],
+    ["stats"],
+    ["verify"],
+)
 HOSTILE = "\x1b]0;pwned\x07\x1b[2J\x9b31m[red]x[/red]\r\n\u202e\u2028:smile:"
 BOXES = re.compile("[\u2500-\u257f\u2026]")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -165,20 +174,52 @@ def test_state_now_and_then(run: Run, imported: Path) -> None:
 
 def test_log_whole_and_in_part(run: Run, imported: Path) -> None:
     trace_id = of(run, "runs", "--name", "task-1")[0]["trace_id"]
-    events = of(run, "log", trace_id)
+    events = of(run, "log", trace_id, "--events-only")
     assert [event["seq"] for event in events] == [1, 2, 3, 4, 5, 6]
     assert es.RecordedEvent.from_json(json.dumps(events[1])).event.op is es.DeltaOp.APPEND
     assert of(run, "log", trace_id, "--after", "2", "--upto", "5", "--limit", "2") == events[2:4]
-    rows = lines(run("log", trace_id))
+    rows = lines(run("log", trace_id, "--events-only"))
     assert [row[2:4] for row in rows[1:]] == [
         ["trace_started", "task-1"],
         ["append", "messages"],
         ["node_executed", "user"],
         ["append", "messages"],
         ["node_executed", "assistant"],
-        ["trace_ended", "-"],
+        ["trace_ended", "completed"],
     ]
     assert "w" * 300 in run("log", trace_id).stdout
+
+
+def test_log_shows_what_the_policies_did(run: Run, db: Path) -> None:
+    with es.open(db, fold_policy=es.FoldEvery(3)) as store:
+        trace = store.start({"n": 0}, id="t1", reducers={"n": "sum"})
+        for _ in range(3):
+            with trace.step("count") as step:
+                step.put("n", 1)
+        trace.checkpoint("count")
+        trace.end()
+        bases = store.bases("t1")
+        saved = store.checkpoints.list("t1")
+    items = of(run, "log", "t1")
+    events = [item for item in items if item["kind"] not in ("checkpoint", "base")]
+    assert events == of(run, "log", "t1", "--events-only")
+    assert [event["seq"] for event in events] == list(range(1, 9))
+    shown = [item for item in items if item["kind"] == "base"]
+    assert [(item["seq"], item["base"], item["reason"], item["size_bytes"]) for item in shown] == [
+        (base.seq, base.kind, base.reason, base.size_bytes) for base in bases
+    ]
+    assert bases
+    shown = [item for item in items if item["kind"] == "checkpoint"]
+    assert [(item["seq"], item["checkpoint_id"]) for item in shown] == [
+        (checkpoint.seq, checkpoint.checkpoint_id) for checkpoint in reversed(saved)
+    ]
+    assert [item["seq"] for item in items] == sorted(item["seq"] for item in items)
+    assert all(items[at - 1]["seq"] == item["seq"] for at, item in enumerate(items) if item["kind"] == "base")
+    text = run("log", "t1").stdout
+    assert re.search(r"7 .* checkpoint +count +explicit\n", text)
+    assert re.search(rf"base +{bases[0].kind} +[\d,]+ bytes: {re.escape(bases[0].reason)}\n", text)
+    after = of(run, "log", "t1", "--after", "7")
+    assert [(item["seq"], item["kind"]) for item in after] == [(8, "trace_ended"), (8, "checkpoint")]
 
 
 def test_log_shows_what_a_step_cost_and_why_it_failed(run: Run, db: Path) -> None:
@@ -325,7 +366,8 @@ def test_the_store_may_be_named_by_option_or_environment(
 def test_help_lists_the_commands_in_the_order_of_use(run: Run) -> None:
     commands = run("--help").stdout.partition("Commands:")[2]
     assert re.findall(r"^  (\w+)", commands, re.MULTILINE) == [
-        "import", "runs", "state", "log", "checkpoints", "stats", "verify",
+        "import", "run", "resume", "barriers", "decide", "cancel", "work", "tail",
+        "runs", "state", "log", "checkpoints", "graph", "stats", "verify",
     ]  # fmt: skip
     assert run("--version").stdout == f"eventstore, version {es.__version__}\n"
     assert all("--json" in run(command, "--help").stdout for command in main.commands)

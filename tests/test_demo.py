@@ -1,4 +1,4 @@
-"""The demo program: it audits, tells what it found, and what it wrote holds together."""
+"""The demo: its worker is killed half-way, another one goes on, and what the run wrote holds together."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 import pytest
+from rich.filesize import decimal
 
 import eventstore as es
 
@@ -34,6 +33,17 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def long_source(tmp_path: Path) -> Path:
+    """A folder that takes seconds to audit, so that its worker is killed long before it is done."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    function = "def f(a, b):\n" + "    a = [b + a, (b, {a: b}), f(a, b=b)]\n" * 6
+    for number in range(64):
+        (folder / f"m{number:02}.py").write_text(function * (30 + number), "utf-8")
+    return folder
+
+
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(PROGRAM), *arguments]
@@ -42,42 +52,67 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_audit_of_a_folder(source: Path, tmp_path: Path) -> None:
     done = demo(tmp_path, str(source), "--db", "audit.db")
-    assert done.returncode == 0, done.stderr
-    assert "3 modules of" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^3 modules of .* in 3 branches: ", done.stdout, re.MULTILINE)
     assert "broken cannot be audited: invalid syntax" in done.stdout
+    assert "\nReport on 2 modules? Approved by demo.\n" in done.stdout
     assert re.search(r"^inner +5 +1 +1 +4 +two", done.stdout, re.MULTILINE)
     assert re.search(r"^all 2 +7 +2 +1 +4 +inner\.two", done.stdout, re.MULTILINE)
-    assert re.search(r"^modules +1 +2$", done.stdout, re.MULTILINE)
+    assert re.search(r"^modules +\d +2$", done.stdout, re.MULTILINE)
     assert "\x1b" not in done.stdout
     assert all(len(line) <= 100 for line in done.stdout.splitlines() if str(source) not in line)
     with es.open(tmp_path / "audit.db", create=False) as store:
         (info,) = store.traces()
+        assert (info.name, info.status) == ("source-audit", "completed")
+        last_line = done.stdout.splitlines()[-1]
+        assert re.search(rf"^Look into it: .*eventstore --db audit\.db log {info.trace_id[:8]}$", last_line)
         state = store.state_at(info.trace_id)
         assert (state["lines"], state["functions"], state["classes"], state["longest"]) == (7, 2, 1, 4)
-        entries = store.open_trace(info.trace_id).entries()
-        assert [entry.success for entry in entries] == [True, False, True]
+        (decided,) = store.barriers(pending=None)
+        assert decided.decision == es.Approve(by="demo")
         assert store.verify().ok
 
 
-def test_the_weight_of_whole_states_is_what_it_says(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
-    program: ModuleType = pytest.importorskip("source_audit")
-    with es.open(tmp_path / "audit.db") as store:
-        modules = program.find_modules(source)
-        trace = store.start(program.START, reducers=program.REDUCERS)
-        versions, whole_bytes = program.run(trace, source, modules, 60, program.Console(quiet=True))
-        states = [store.state_at(trace.id, version) for version in versions[1:]]
-    assert len(states) == len(modules) == 3
-    assert whole_bytes == sum(len(msgspec.json.encode(state)) for state in states)
-
-
-def test_time_is_limited(source: Path, tmp_path: Path) -> None:
-    done = demo(tmp_path, str(source), "--seconds", "0")
-    assert done.returncode == 0, done.stderr
-    assert "0 seconds are up; the rest is left out." in done.stdout
-    assert (tmp_path / "source_audit.db").exists()
+def test_a_worker_killed_half_way_loses_nothing_and_nothing_runs_twice(long_source: Path, tmp_path: Path) -> None:
+    done = demo(tmp_path, str(long_source))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = re.search(
+        r"^Process (\d+) was killed \(SIGKILL\) after (\d+) branches; process (\d+) ran (\d+)\.$",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert told is not None, done.stdout
+    killed, settled, second, rest = map(int, told.groups())
+    assert 16 <= settled < 32 and settled + rest == 32
+    assert "\nIn the log: 32 executions of 32 branches; 0 ran twice, 0 were lost.\n" in done.stdout
+    with es.open(tmp_path / "source_audit.db", create=False) as store:
+        (info,) = store.traces()
+        events = [recorded.event for recorded in store.events(info.trace_id)]
+        owners = [event for event in events if isinstance(event, es.OwnerChanged)]
+        assert [int(owner.owner.partition("@")[0]) for owner in owners][:2] == [killed, second]
+        resumed = events.index(owners[1])
+        branches = [event for event in events if isinstance(event, es.BranchExecuted)]
+        assert sum(isinstance(event, es.BranchExecuted) for event in events[:resumed]) == settled
+        audited = [
+            module["module"]
+            for branch in branches
+            for delta in branch.deltas
+            if delta.key == "modules"
+            for module in delta.value
+        ]
+        assert sorted(audited) == [f"m{number:02}" for number in range(64)]
+        state = store.state_at(info.trace_id)
+        assert sorted(module["module"] for module in state["modules"]) == sorted(audited)
+        assert state["lines"] == 7 * sum(range(30, 94)) and state["longest"] == 7
+        assert [module["module"] for module in state["report"]] == [f"m{number}" for number in range(63, 53, -1)]
+        middle = store.state_at(info.trace_id, resumed)
+        assert 0 < len(middle["modules"]) < 64
+        assert re.search(rf"^modules +{len(middle['modules'])} +64$", done.stdout, re.MULTILINE)
+        commits = {recorded.first_seq: recorded.seq for recorded in store.events(info.trace_id)}.values()
+        whole_bytes = sum(len(msgspec.json.encode(store.state_at(info.trace_id, seq))) for seq in commits)
+        assert f"the whole state written at each of {len(commits)} commits" in done.stdout
+        assert f" {decimal(whole_bytes)} " in done.stdout
+        assert store.verify().ok
 
 
 def test_a_folder_without_source_is_refused(tmp_path: Path) -> None:
@@ -85,13 +120,6 @@ def test_a_folder_without_source_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "holds no Python source" in done.stderr
     assert not (tmp_path / "source_audit.db").exists()
-
-
-def test_the_standard_library_in_part(tmp_path: Path) -> None:
-    done = demo(tmp_path, "--seconds", "1")
-    assert done.returncode == 0, done.stderr
-    assert f"modules of {sysconfig.get_path('stdlib')}, each a durable step" in done.stdout
-    assert re.search(r"the whole state written at each step +[\d.]+ [kM]B +[\d.]+ times as much", done.stdout)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
