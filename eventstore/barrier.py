@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def find_pending(trace_id: str, control: Mapping[str, Any], barrier: str) -> tup
     if len(at_node) == 1:
         return at_node[0], barrier
     node, _, occurrence = barrier.rpartition("#")
-    if occurrence.isdigit() and 0 < int(occurrence) <= control.get(f"raised/{node}", 0):
+    if 0 < _number(occurrence) <= control.get(f"raised/{node}", 0):
         raise BarrierError(trace_id, barrier, "it was decided already")
     raise BarrierError(trace_id, barrier, f"none is pending there; pending: {', '.join(pending) or 'none'}")
 
@@ -57,7 +58,7 @@ def early_barrier(trace_id: str, control: Mapping[str, Any], barrier: str, unkno
     node, _, occurrence = barrier.rpartition("#")
     if occurrence == "*":
         return barrier
-    if not node or not occurrence.isdigit() or int(occurrence) <= control.get(f"raised/{node}", 0):
+    if not node or _number(occurrence) <= control.get(f"raised/{node}", 0):
         raise unknown
     if f"decision/{barrier}" in control:
         raise BarrierError(trace_id, barrier, "it was decided already, before it was raised")
@@ -74,3 +75,8 @@ def submitted_decision(control: Mapping[str, Any], barrier_id: str) -> tuple[Any
         return exact, True
     standing = control.get(f"decision/{barrier_id.rpartition('#')[0]}#*")
     return None if standing is None else (standing, False)
+
+
+def _number(occurrence: str) -> int:
+    """The number that the text is, as a barrier's id writes it; 0 for anything else."""
+    return int(occurrence) if re.fullmatch("[1-9][0-9]{0,17}", occurrence) else 0

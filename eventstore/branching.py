@@ -40,7 +40,7 @@ class Branch(NamedTuple):
 def branches_of(run: Scheduler, node: Node) -> list[Branch]:
     """The branches in declared order. Raises EventStoreError where a map has no list to go over."""
     if node.kind == "parallel":
-        return [Branch(f"{node.name}/{name.rpartition('.')[2]}", run.plan.nodes[name]) for name in node.branches]
+        return [Branch(f"{node.name}/{node.label_of(name)}", run.plan.nodes[name]) for name in node.branches]
     items = run.state().get(node.over, MISSING)
     if type(items) is not list:
         found = "no such key" if items is MISSING else f"a value of type {type(items).__name__}"
@@ -232,7 +232,7 @@ class _Group:
         }
         if failed and (node.strategy == "fail_fast" or len(failed) == len(self.branches)):
             path, reason = next(iter(failed.items()))
-            executed |= {"success": False, "error": f"branch {path.rpartition('/')[2]!r}: {reason}"}
+            executed |= {"success": False, "error": f"branch {path.partition('/')[2]!r}: {reason}"}
             cause = self.errors.get(path) or EventStoreError(reason)
             return (yield from run.fail(node, executed, cause, keep=("held/",)))
         draft = run.draft()
@@ -247,7 +247,7 @@ class _Group:
     def _merge(self, draft: Draft) -> None:
         run = self.run
         held = [
-            (branch.path.rpartition("/")[2], msgspec.convert(run.control[f"held/{branch.path}"], list[StateDelta]))
+            (branch.path.partition("/")[2], msgspec.convert(run.control[f"held/{branch.path}"], list[StateDelta]))
             for branch in self.branches
             if f"held/{branch.path}" in run.control
         ]
@@ -259,7 +259,7 @@ class _Group:
     def _tell_failures(self, draft: Draft, failed: dict[str, str]) -> None:
         key = f"{self.node.name}.errors"
         if failed:
-            draft.replace(key, {path.rpartition("/")[2]: reason for path, reason in failed.items()}, "system")
+            draft.replace(key, {path.partition("/")[2]: reason for path, reason in failed.items()}, "system")
         elif self.node.strategy == "collect_all" and key in draft.state:
             draft.write(key, "delete", None, "system")
 

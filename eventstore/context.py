@@ -39,8 +39,8 @@ class Desk(Protocol):
     async def keep_async(self, event: ValueRecorded) -> None:
         """The same, from an async node."""
 
-    def is_cancelled(self) -> bool:
-        """Whether the run was asked to end."""
+    def looks_cancelled(self, is_async: bool) -> bool:
+        """Whether the run was asked to end, as a node finds it that looks for itself."""
 
     def check_target(self, target: str) -> None:
         """Raise EventStoreError for a node that the graph does not have."""
@@ -163,7 +163,7 @@ class Context(Writes):
     @property
     def cancelled(self) -> bool:
         """Whether the run was asked to end; a long node may look and return early."""
-        return self._desk.is_cancelled()
+        return self._desk.looks_cancelled(self._is_async)
 
     # Where to go
 
@@ -185,6 +185,16 @@ class Context(Writes):
     def checkpoint(self) -> None:
         """Mark a checkpoint after this node."""
         self._explicit = True
+
+    def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
+        """A copy of the value of `key`, own writes included; converted by msgspec to `type`.
+
+        Raises MissingKey without a default, Deserialize when the value does not fit `type`.
+        """
+        draft = self._open()
+        if self.scope is not None:
+            key = outer_key(self.scope, key, draft)
+        return converted(key, draft.get(key, default), type)
 
     # What it cost
 

@@ -152,6 +152,8 @@ def _cancel_requested(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
 def _graph_changed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
     yield "graph_hash", "put", data["graph_hash"]
     yield from _cleared(data)
+    for key, value in data.get("puts", {}).items():
+        yield key, "put", value
     if data.get("next") is not None:
         yield "next", "put", data["next"]
 

@@ -102,16 +102,20 @@ def mermaid(definition: Definition) -> str:
 
 
 def _shape(ids: dict[str, str], name: str, node: dict[str, Any]) -> list[str]:
-    label = name.replace('"', "#quot;")
+    label = _quoted(name)
     if node["kind"] == "barrier":
         return [f'  {ids[name]}{{{{"{label}?"}}}}']
     if node["kind"] == "parallel":
-        branches = [f'    {ids[branch]}["{branch}"]' for branch in node["branches"]]
+        branches = [f'    {ids[branch]}["{_quoted(branch)}"]' for branch in node["branches"]]
         return [f'  subgraph {ids[name]}["{label}"]', *branches, "  end"]
     if node["kind"] == "map":
-        return [f'  {ids[name]}[["{label}, for each of {node["over"]}"]]']
+        return [f'  {ids[name]}[["{label}, for each of {_quoted(node["over"])}"]]']
     return [f'  {ids[name]}[/"{label}"/]' if node.get("side_effects") else f'  {ids[name]}["{label}"]']
 
 
 def _label(condition: str | None) -> str:
-    return "" if condition is None else f'|"{condition}"|'.replace("<lambda>", "if")
+    return "" if condition is None else f'|"{_quoted(condition).replace("<lambda>", "if")}"|'
+
+
+def _quoted(text: str) -> str:
+    return text.replace('"', "#quot;")

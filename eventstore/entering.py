@@ -35,7 +35,7 @@ from .plan import Plan
 from .record import GraphResult
 from .recorded import MAIL, ControlEvent, RecordedEvent
 from .reduce import ReducerRegistry
-from .regraphing import forced_events
+from .regraphing import forced_change
 from .run_event import NodeIntended, OwnerChanged, TraceReopened
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ def again(plan: Plan, store: Store, trace_id: str, how: Again) -> tuple[Trace, E
             if stalled >= MOST_STALLED:
                 ownership.release(trace, claim.epoch)
                 raise CrashLoop(trace_id, stalled, trace.next_node)
-        return trace, Entry(trace, claim.epoch, carry, claim.taken_over, set(), _effects(store, trace, plan))
+        return trace, Entry(
+            trace, claim.epoch, carry, claim.taken_over or len(carry) > 1, set(), _effects(store, trace, plan)
+        )
     except BaseException:
         ownership.left(trace_id)
         raise
@@ -213,7 +215,7 @@ def _check_graph(store: Store, trace: Trace, plan: Plan, how: Again) -> list[Con
     old = None if text is None else msgspec.json.decode(text)
     if how.mode is not GraphHashMode.FORCE:
         raise GraphHashMismatch(trace.id, recorded, plan.hash, [] if old is None else changes(old, plan.definition))
-    return forced_events(trace.id, trace.control, recorded, plan, how.renamed_from or {}, how.at)
+    return [forced_change(trace.id, trace.control, recorded, plan, how.renamed_from or {}, how.at)]
 
 
 def _check_input(store: Store, trace_id: str, state: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from .definition import Definition, canonical, graph_hash, mermaid
 from .errors import GraphInvalid
-from .event import Decision, Reject
+from .event import Decision, Reject, Reroute
 from .graph_check import node_problem, problems
 from .plan import Condition, Edge, Hooks, Included, InDoubt, Node, Plan, Scope, Strategy
 from .reduce import CustomReducer, Reducer, ReducerRegistry
@@ -195,8 +195,19 @@ class Graph:
             if declared is None or declared.kind != "node":
                 self._errors.append(f"map over {over!r}: no node {node!r}")
                 return self
-            declared.kind, declared.over = "map", over
-            declared.strategy, declared.max_concurrency = strategy, max_concurrency
+            mapped = msgspec.structs.replace(
+                declared,
+                kind="map",
+                over=over,
+                strategy=strategy,
+                max_concurrency=max_concurrency,
+                side_effects=side_effects or declared.side_effects,
+                in_doubt=in_doubt if in_doubt != "ask" else declared.in_doubt,
+                retry=declared.retry if retry is None else retry,
+                timeout_s=declared.timeout_s if timeout_s is None else timeout_s,
+            )
+            self._errors += node_problem(mapped)
+            self._nodes[node] = mapped
             self._plan = None
             return self
 
@@ -228,21 +239,23 @@ class Graph:
         outer = {name: f"{prefix}.{name}" for name in names}
         scope = Scope(f"{prefix}.", names)
         for node in other._nodes.values():
-            inner = node.scope
-            own = scope if inner is None else Scope(f"{prefix}.{inner.prefix}", inner.names)
+            on_timeout = node.on_timeout
+            if isinstance(on_timeout, Reroute):
+                on_timeout = Reroute(outer.get(on_timeout.target, on_timeout.target), on_timeout.by)
             self._add(
                 msgspec.structs.replace(
                     node,
                     name=outer[node.name],
+                    on_timeout=on_timeout,
                     goes_to=tuple(outer.get(target, target) for target in node.goes_to),
                     branches=tuple(outer.get(branch, branch) for branch in node.branches),
-                    scope=own,
+                    scope=_within(scope, node.scope),
                 )
             )
         for source, edges in other._edges.items():
             for edge in edges:
                 self._edges.setdefault(f"{prefix}.{source}", []).append(
-                    Edge(f"{prefix}.{edge.target}", edge.condition, edge.name)
+                    Edge(f"{prefix}.{edge.target}", edge.condition, edge.name, _within(scope, edge.scope))
                 )
         self._fallbacks |= {f"{prefix}.{source}": f"{prefix}.{target}" for source, target in other._fallbacks.items()}
         for hooks, theirs in ((self._before, other._before), (self._after, other._after)):
@@ -379,3 +392,8 @@ class Graph:
         self._errors += node_problem(node)
         self._nodes[node.name] = node
         self._plan = None
+
+
+def _within(outer: Scope, inner: Scope | None) -> Scope:
+    """The scope of what an included graph may have included itself."""
+    return outer if inner is None else Scope(outer.prefix + inner.prefix, inner.names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from .event import Reroute
 from .plan import Edge, Hooks, Node
 from .retrying import check_retry
 
@@ -73,8 +74,12 @@ def _edge_problems(nodes: Nodes, source: str, edges: Sequence[Edge], branches: M
 
 def _reference_problems(nodes: Nodes, node: Node, branches: Mapping[str, str]) -> Iterator[str]:
     for name in node.goes_to:
-        if name not in nodes:
+        if name not in nodes or name in branches:
             yield f"node {node.name!r}: goes to {name!r}, no such node"
+    if isinstance(node.on_timeout, Reroute) and (
+        node.on_timeout.target not in nodes or node.on_timeout.target in branches
+    ):
+        yield f"barrier {node.name!r}: its default goes to {node.on_timeout.target!r}, no such node"
     for branch in node.branches:
         found = nodes.get(branch)
         if found is None:

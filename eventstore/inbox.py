@@ -34,6 +34,7 @@ AFTER = (
     " AND substr(b.barrier_id, length(?4) + 1, 1) = '#')"
 )
 ORDER = " ORDER BY b.raised_us, b.trace, b.barrier_id LIMIT ?5"
+LAST_US = "SELECT at_us FROM log WHERE trace = ? ORDER BY first_seq DESC LIMIT 1"
 PENDING = COLUMNS + " WHERE b.decided_seq IS NULL AND t.status = 'waiting'" + AFTER + ORDER
 DECIDED = COLUMNS + " WHERE b.decided_seq IS NOT NULL" + AFTER + ORDER
 ALL = COLUMNS + " WHERE 1" + AFTER + ORDER
@@ -89,6 +90,10 @@ def _info(connection: apsw.Connection, path: str, row: Any, now_us: int) -> Barr
     answer, decided_us = None, None
     if decided_seq is not None:
         answer, decided_us = _event(connection, path, row_id, decided_seq, BarrierDecided)
+    is_expired = False
+    if decided_seq is None and deadline_us is not None:
+        last_us: Any = connection.execute(LAST_US, (row_id,)).fetchone()
+        is_expired = max(now_us, 0 if last_us is None else last_us[0]) >= deadline_us  # as a decision would find it
     raised = asked or BarrierRaised(barrier_id, barrier_id.rpartition("#")[0])  # it was trimmed, or never its own
     return BarrierInfo(
         trace_id,
@@ -102,7 +107,7 @@ def _info(connection: apsw.Connection, path: str, row: Any, now_us: int) -> Barr
         raised.keys,
         None if deadline_us is None else utc(deadline_us),
         raised.default,
-        decided_seq is None and deadline_us is not None and now_us >= deadline_us,
+        is_expired,
         None if decided_us is None else utc(decided_us),
         None if answer is None else answer.decision,
     )

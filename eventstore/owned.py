@@ -69,9 +69,13 @@ def prepare(trace: Trace, batch: Batch, epoch: int) -> Pending:
     wire = [*before, *deltas, *after]
     expected = trace._version
     end = expected + len(wire)
-    marks: list[Mark] = [(expected if seq == 0 else end, node, trigger) for seq, node, trigger in batch.marks]
+    leads_on = [event.next for event in batch.after if isinstance(event, NodeExecuted)]
+    marks: list[Mark] = [
+        (expected, node, trigger) if place == 0 else (end, leads_on[0] if leads_on else node, trigger)
+        for place, node, trigger in batch.marks
+    ]
     if batch.explicit:
-        marks.append((end, _next_of(batch), CheckpointTrigger.EXPLICIT))
+        marks.append((end, leads_on[0] if leads_on else None, CheckpointTrigger.EXPLICIT))
     if batch.completes and trace._store.checkpoint_policy.should_checkpoint_on_completion():
         marks.append((end, None, CheckpointTrigger.EXECUTION_COMPLETED))
     passed = _adaptive_mark(trace, batch, end, marks)
@@ -107,10 +111,6 @@ def _enveloped(trace: Trace, event: ControlEvent) -> Envelope:
     if type(event) is NodeExecuted:
         return Envelope("node_executed", event)
     return envelope(event)
-
-
-def _next_of(batch: Batch) -> str | None:
-    return next((event.next for event in batch.after if isinstance(event, NodeExecuted)), None)
 
 
 def _adaptive_mark(trace: Trace, batch: Batch, end: int, marks: list[Mark]) -> bool:

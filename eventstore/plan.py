@@ -19,19 +19,20 @@ Strategy = Literal["fail_fast", "collect_all"]
 Hooks = list[tuple[Callable[..., Any], "frozenset[str] | None"]]
 
 
-class Edge(NamedTuple):
-    """Where the cursor may go; `condition` None: always."""
-
-    target: str
-    condition: Condition | None = None
-    name: str | None = None
-
-
 class Scope(NamedTuple):
     """What a node of an included graph calls its own: names that stand in the outer graph under `prefix`."""
 
     prefix: str
     names: frozenset[str]
+
+
+class Edge(NamedTuple):
+    """Where the cursor may go; `condition` None: always. `scope`: of the graph that declared it."""
+
+    target: str
+    condition: Condition | None = None
+    name: str | None = None
+    scope: Scope | None = None
 
 
 class Node(msgspec.Struct, kw_only=True):
@@ -58,6 +59,10 @@ class Node(msgspec.Struct, kw_only=True):
     def is_async(self) -> bool:
         """Whether its function is a coroutine function."""
         return inspect.iscoroutinefunction(self.function)
+
+    def label_of(self, branch: str) -> str:
+        """What a branch is called within this node: its name, without the prefix that both share."""
+        return branch if self.scope is None else branch.removeprefix(self.scope.prefix)
 
     def definition(self) -> dict[str, Any]:
         """What of it goes into the graph's hash."""

@@ -122,6 +122,8 @@ class CancelRequested(JsonRecord, frozen=True):
 class GraphChanged(JsonRecord, frozen=True):
     """The run goes on with another graph, because it was forced to. `next`: where, if not where it stood.
 
+    `clears`, `puts`: control keys of nodes that are gone, and what stands under the new names instead.
+
     >>> GraphChanged("9f0c", "77aa").previous
     '77aa'
     """
@@ -130,6 +132,7 @@ class GraphChanged(JsonRecord, frozen=True):
     previous: str
     next: str | None = None
     clears: list[str] = []
+    puts: dict[str, Any] = {}
 
 
 class TraceReopened(JsonRecord, frozen=True):

@@ -88,6 +88,11 @@ class SyncRun(Running):
             self.fatal = error
             raise
 
+    def fetch_mail(self) -> None:
+        """See `Running.fetch_mail`."""
+        with self._lock:
+            self.take_mail()
+
     async def keep_async(self, event: ValueRecorded) -> None:
         """See `Desk.keep_async`; a sync run has no async nodes."""
         self.keep(event)

@@ -119,6 +119,10 @@ class AsyncRun(Running):
         """See `Desk.keep`; called on a sync node's thread."""
         asyncio.run_coroutine_threadsafe(self.keep_async(event), self._loop).result()
 
+    def fetch_mail(self) -> None:
+        """See `Running.fetch_mail`."""
+        asyncio.run_coroutine_threadsafe(self._poll(), self._loop).result()
+
     async def keep_async(self, event: ValueRecorded) -> None:
         """See `Desk.keep_async`."""
         try:

@@ -57,6 +57,16 @@ class Running:
         """Whether mail has asked for the end."""
         return "cancel" in self.trace._control
 
+    def looks_cancelled(self, is_async: bool) -> bool:
+        """See `Desk.looks_cancelled`; an async node, which must not wait, is told what the last poll found."""
+        if not is_async and not self.is_cancelled():
+            self.fetch_mail()
+        return self.is_cancelled()
+
+    def fetch_mail(self) -> None:
+        """Take in mail, from a sync node's thread."""
+        raise NotImplementedError
+
     def is_stopping(self) -> bool:
         """Whether the run is to be given back."""
         return self.stop.is_set()

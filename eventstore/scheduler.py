@@ -468,9 +468,8 @@ class Scheduler:
     def route(self, node: Node, draft: Draft) -> str | None:
         """The next node by the node's edges, None for the end. Raises NoRoute, and what a condition raises."""
         edges = self.plan.edges.get(node.name, ())
-        view = StateView(draft, node.scope)
         for edge in edges:
-            if edge.condition is None or edge.condition(view):
+            if edge.condition is None or edge.condition(StateView(draft, edge.scope)):
                 return edge.target
         if node.name in self.plan.ends:
             return None

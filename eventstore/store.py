@@ -412,13 +412,14 @@ class Store:
         return found
 
     def _graph_nodes(self, graph_hash: str) -> dict[str, str] | None:
-        """The kind of each node of a graph that some run recorded."""
+        """The kind of each node of a graph that some run recorded; branches, where no run can stand, left out."""
         if graph_hash not in self._graphs:
             definition = self._ownership.definition(graph_hash)
             if definition is None:
                 return None
             nodes = json.loads(definition)["nodes"]
-            self._graphs[graph_hash] = {name: node["kind"] for name, node in nodes.items()}
+            branches = {branch for node in nodes.values() for branch in node.get("branches", ())}
+            self._graphs[graph_hash] = {name: node["kind"] for name, node in nodes.items() if name not in branches}
         return self._graphs[graph_hash]
 
     # Bases and figures

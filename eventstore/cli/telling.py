@@ -30,6 +30,8 @@ from .describing import change, decided, moment
 from .output import Output, to_json, visible
 
 WIDTHS = (6, 10, 16)
+"""Of seq, what happened, and to what."""
+GAP = "  "
 STYLES = {
     "ended": "green",
     "failed": "bold red",
@@ -90,14 +92,15 @@ def print_event(output: Output, event: StreamEvent, *, cursor: int | None = None
         return output.object(fields if cursor is None else {"cursor": cursor, **fields})
     what, about, rest = (visible(text) for text in in_words(event))
     seq = "" if isinstance(event, NodeStarted | Emitted) else str(event.seq)
-    cells = [seq.rjust(WIDTHS[0]), _padded(what, WIDTHS[1]), _padded(about, WIDTHS[2]), rest]
-    line = "  ".join(cells if cursor is None else [visible(event.trace_id), *cells]).rstrip()
+    before = ("" if cursor is None else visible(event.trace_id) + GAP) + seq.rjust(WIDTHS[0]) + GAP
+    after = GAP + _padded(about, WIDTHS[2]) + GAP + rest
     if not output.terminal:
-        return output.line(line)
+        return output.line((before + _padded(what, WIDTHS[1]) + after).rstrip())
     # A value can be megabytes long; what is far beyond the edge is not measured.
-    text = Text(line[: 4 * output.console.width], overflow="ellipsis", no_wrap=True)
-    text.highlight_words([what], STYLES.get(what, "cyan"))
-    return output.console.print(text)
+    line = Text(before, "dim", overflow="ellipsis", no_wrap=True, end="")
+    line.append(_padded(what, WIDTHS[1]), STYLES.get(what, "cyan"))
+    line.append(after[: 4 * output.console.width].rstrip(), "")
+    return output.console.print(line)
 
 
 def _padded(text: str, width: int) -> str:
