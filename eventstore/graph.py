@@ -260,7 +260,7 @@ class Graph:
         self._fallbacks |= {f"{prefix}.{source}": f"{prefix}.{target}" for source, target in other._fallbacks.items()}
         for hooks, theirs in ((self._before, other._before), (self._after, other._after)):
             for hook, only in theirs:
-                hooks.append((hook, frozenset(outer[name] for name in (names if only is None else only & names))))
+                hooks.append((hook, frozenset(f"{prefix}.{name}" for name in (names if only is None else only))))
         for key, reducer in other._reducers.items():
             if self._reducers.setdefault(key, reducer) != reducer:
                 self._errors.append(f"include {prefix!r}: another reducer of {key!r}")
