@@ -46,6 +46,8 @@ def find_pending(trace_id: str, control: Mapping[str, Any], barrier: str) -> tup
     node, _, occurrence = barrier.rpartition("#")
     if 0 < _number(occurrence) <= control.get(f"raised/{node}", 0):
         raise BarrierError(trace_id, barrier, "it was decided already")
+    if barrier not in pending and not at_node and control.get(f"raised/{barrier}", 0):
+        raise BarrierError(trace_id, barrier, f"all {control[f'raised/{barrier}']} raised there were decided already")
     raise BarrierError(trace_id, barrier, f"none is pending there; pending: {', '.join(pending) or 'none'}")
 
 

@@ -171,9 +171,57 @@ class Graph:
         self._add(Node(name=name, kind="parallel", branches=names, strategy=strategy, max_concurrency=max_concurrency))
         return self
 
+    @overload
     def map(
         self,
-        node: str | Function | None = None,
+        node: str,
+        /,
+        *,
+        over: str,
+        max_concurrency: int | None = None,
+        strategy: Strategy = "fail_fast",
+        name: str | None = None,
+        side_effects: bool = False,
+        in_doubt: InDoubt = "ask",
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+    ) -> Graph: ...
+
+    @overload
+    def map(
+        self,
+        node: Function,
+        /,
+        *,
+        over: str,
+        max_concurrency: int | None = None,
+        strategy: Strategy = "fail_fast",
+        name: str | None = None,
+        side_effects: bool = False,
+        in_doubt: InDoubt = "ask",
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+    ) -> Function: ...
+
+    @overload
+    def map(
+        self,
+        node: None = None,
+        /,
+        *,
+        over: str,
+        max_concurrency: int | None = None,
+        strategy: Strategy = "fail_fast",
+        name: str | None = None,
+        side_effects: bool = False,
+        in_doubt: InDoubt = "ask",
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+    ) -> Callable[[Function], Function]: ...
+
+    def map(
+        self,
+        node: str | Callable[..., Any] | None = None,
         /,
         *,
         over: str,

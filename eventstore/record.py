@@ -121,3 +121,8 @@ class GraphResult(JsonRecord, frozen=True):
     duration_ms: float
     status: str = "completed"
     pending_barriers: list[str] = []
+
+    @property
+    def token_cost(self) -> float:
+        """What all executions cost together, failed attempts included."""
+        return sum(entry.metadata.token_cost or 0 for entry in self.execution_log)

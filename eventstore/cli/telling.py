@@ -97,9 +97,10 @@ def print_event(output: Output, event: StreamEvent, *, cursor: int | None = None
     if not output.terminal:
         return output.line((before + _padded(what, WIDTHS[1]) + after).rstrip())
     # A value can be megabytes long; what is far beyond the edge is not measured.
-    line = Text(before, "dim", overflow="ellipsis", no_wrap=True, end="")
+    line = Text(overflow="ellipsis", no_wrap=True)
+    line.append(before, "dim")
     line.append(_padded(what, WIDTHS[1]), STYLES.get(what, "cyan"))
-    line.append(after[: 4 * output.console.width].rstrip(), "")
+    line.append(after[: 4 * output.console.width].rstrip())
     return output.console.print(line)
 
 
