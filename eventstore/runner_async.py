@@ -15,7 +15,7 @@ from typing import Any
 
 from .commands import Abort, Call, Command, Commit, Execute, Idle, Launch, Options, Outcome, Release, Settle
 from .entering import Again, Entry, again, result_of, start_or_again
-from .errors import EventStoreError, Fenced, NodeTimeout, StorageError, ValueRefused, WrongExpectedVersion
+from .errors import EventStoreError, Fenced, NodeTimeout, RunFailed, StorageError, ValueRefused, WrongExpectedVersion
 from .owned import Batch, mail_only, prepare
 from .plan import Plan
 from .pump import Workers
@@ -270,7 +270,7 @@ async def _drive(
         await workers.call(running.tell)
         await running.drive(scheduler, entry.at_once)
     except BaseException as error:
-        if not isinstance(error, Fenced | StorageError):
+        if not isinstance(error, Fenced | RunFailed | StorageError):
             await asyncio.shield(workers.call(ownership.release, trace, entry.epoch))
         raise
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 from .checkpoint import GraphHashMode
 from .commands import Effects, Options
 from .entering import Again, Entry, again, result_of, start_or_again
-from .errors import Fenced, StorageError
+from .errors import Fenced, RunFailed, StorageError
 from .graph import Graph
 from .plan import Plan
 from .pump import Workers
@@ -188,7 +188,7 @@ class _owned:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         ownership = self._trace._store._ownership
         try:
-            if error is not None and not isinstance(error, Fenced | StorageError):
+            if error is not None and not isinstance(error, Fenced | RunFailed | StorageError):
                 ownership.release(self._trace, self._epoch)
         finally:
             ownership.left(self._trace.id)

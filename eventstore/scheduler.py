@@ -68,12 +68,24 @@ class Scheduler:
         while status is None:
             status = yield from self._boundary()
             if status is None:
-                node = self._cursor()
-                if node is None:
-                    yield from self.commit(self._ended(Batch()))
-                    return "completed"
-                status = yield from self._visit(node)
+                status = yield from self._step()
         return status
+
+    def _step(self) -> Steps:
+        name = self.control.get("next")
+        if name is None:
+            yield from self.commit(self._ended(Batch()))
+            return "completed"
+        node = self.plan.nodes.get(name)
+        if node is None:
+            return (yield from self._fail_run(name, EventStoreError(f"the graph has no node {name!r}")))
+        return (yield from self._visit(node))
+
+    def _fail_run(self, name: str | None, error: Exception, *before: ControlEvent) -> Steps:
+        """End the run as failed, its cursor where it stands."""
+        reason = described(error)
+        yield from self.commit(Batch(after=[*before, TraceEnded("failed", reason)], lease="end"))
+        raise RunFailed(self.trace.id, name, reason) from error
 
     def _visit(self, node: Node) -> Steps:
         if node.kind == "node":
@@ -88,15 +100,6 @@ class Scheduler:
         return self.trace._control
 
     # Between steps
-
-    def _cursor(self) -> Node | None:
-        name = self.control.get("next")
-        if name is None:
-            return None
-        node = self.plan.nodes.get(name)
-        if node is None:
-            raise RunFailed(self.trace.id, name, f"the graph has no node {name!r}")
-        return node
 
     def _boundary(self) -> Steps:
         """End, give back or fail the run between two steps, where that is due."""
@@ -117,8 +120,7 @@ class Scheduler:
         if self.control.get("steps", 0) >= limit and self.control.get("next") is not None:
             self.fresh.clear()
             error = MaxStepsExceeded(self.trace.id, limit)
-            yield from self.commit(Batch(after=[*withdrawn, TraceEnded("failed", str(error))], lease="end"))
-            raise RunFailed(self.trace.id, self.control.get("next"), str(error)) from error
+            return (yield from self._fail_run(self.control.get("next"), error, *withdrawn))
         return None
 
     def commit(self, batch: Batch) -> Generator[Command, Any, bool]:
@@ -154,9 +156,7 @@ class Scheduler:
         try:
             target = self.route(node, draft)
         except Exception as error:
-            reason = described(error)
-            yield from self.commit(Batch(after=[TraceEnded("failed", reason)], lease="end"))
-            raise RunFailed(self.trace.id, node.name, reason) from error
+            return (yield from self._fail_run(node.name, error))
         batch = Batch(after=[NodeRouted(node.name, target)])
         if target is None:
             self._ended(batch)
@@ -345,9 +345,7 @@ class Scheduler:
         try:
             asked = deciding.raised(trace, self._asked(node, barrier_id))
         except Exception as error:
-            reason = described(error)
-            yield from self.commit(Batch(after=[TraceEnded("failed", reason)], lease="end"))
-            raise RunFailed(trace.id, node.name, reason) from error
+            return (yield from self._fail_run(node.name, error))
         early = deciding.waiting_decision(trace, barrier_id)
         if early is None:
             went_in = yield from self.commit(Batch(after=[asked], lease="free", follows_mail=False))

@@ -42,6 +42,7 @@ from .recorded import ControlEvent, Event, RecordedEvent
 from .redaction import Redactor
 from .reduce import CustomReducer, Reducer, ReducerRegistry
 from .retention import Removed
+from .run_event import NodeIntended
 from .run_stream import StreamEvent
 from .statistics import StoreStats
 from .step import converted
@@ -191,7 +192,7 @@ class Store:
         digest = chain.extend(chain.genesis(trace_id), 1, len(events), at_us, own_id, body)
         log_row = (0, 1, len(events), own_id, at_us, digest, as_column(body))
         append = Append(trace_id, log_row, list(extras), new_trace=(trace_id, started.name, None, 0, at_us))
-        append.sync = bool(more)
+        append.sync = any(isinstance(event, NodeIntended) for event in more)
         self._writer.commit(append)
         row = TraceRow(append.row[0], trace_id, started.name, None, 0, at_us, "running")
         trace = Trace(self, row, Head(len(events), digest, at_us), ReducerRegistry(reducers))
