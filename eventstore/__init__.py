@@ -1,6 +1,7 @@
 """An event-sourced trace engine on SQLite: durable runs, restorable at every step."""
 
 from .aio import AsyncCheckpointStore, AsyncStep, AsyncStore, AsyncTrace, aopen
+from .bases import BaseInfo
 from .checkpoint import (
     Checkpoint,
     CheckpointPolicy,
@@ -117,6 +118,7 @@ from .step import Step
 from .store import Store, TraceInfo, open
 from .trace import Trace
 from .verify import Problem, VerifyReport
+from .worker import Worked, Worker
 
 __version__ = "0.1.0"
 
@@ -139,6 +141,7 @@ __all__ = [
     "BarrierResolved",
     "BarrierWaiting",
     "BaseCorrupted",
+    "BaseInfo",
     "BranchExecuted",
     "CancelRequested",
     "Checkpoint",
@@ -243,6 +246,8 @@ __all__ = [
     "ValueRecorded",
     "ValueRefused",
     "VerifyReport",
+    "Worked",
+    "Worker",
     "WrongExpectedVersion",
     "aopen",
     "open",

@@ -19,7 +19,7 @@ from .codec import Envelope, envelope
 from .errors import BarrierError, BarrierExpired, WrongExpectedVersion
 from .event import BarrierDecided, BarrierRaised, Decision, Modify, Reject, Reroute, TraceEnded, utc
 from .fold import MISSING
-from .ownership import END
+from .ownership import END, OFFER
 from .pending import Mark
 from .redaction import redact_decision
 from .run_event import CancelRequested, DecisionSubmitted
@@ -191,7 +191,10 @@ def _append(
         for place, target, trigger in decision_checkpoints(trace, node, decision)
     ]
     try:
-        trace._commit(trace._prepare(events, draft, [event], expected, None, marks=marks, sync=True, at_us=at_us))
+        pending = trace._prepare(events, draft, [event], expected, None, marks=marks, sync=True, at_us=at_us)
+        if trace.graph_hash:  # a fork has no lease yet; decided, it is to be found by whoever goes on with runs
+            pending.extras.append((OFFER, (TRACE_ROW, max(1, trace._control.get("epoch", 0)))))
+        trace._commit(pending)
         return True
     except WrongExpectedVersion:
         trace.refresh()

@@ -49,7 +49,11 @@ CLAIM_POLL_S = 0.1
 
 
 class Entry(NamedTuple):
-    """A run that this process owns: `carry` goes into its first commit, `at_once` before anything else."""
+    """A run that this process owns: `carry` goes into its first commit, `at_once` before anything else.
+
+    `fresh`: the intents that its start holds; `effects`: what its parents did; `told`: the seq up to which
+    listeners know the run.
+    """
 
     trace: Trace
     epoch: int
@@ -57,6 +61,7 @@ class Entry(NamedTuple):
     at_once: bool
     fresh: set[str]
     effects: dict[tuple[str, int], list[StateDelta] | None]
+    told: int = 0
 
 
 class Again(NamedTuple):
@@ -142,9 +147,8 @@ def again(plan: Plan, store: Store, trace_id: str, how: Again) -> tuple[Trace, E
             if stalled >= MOST_STALLED:
                 ownership.release(trace, claim.epoch)
                 raise CrashLoop(trace_id, stalled, trace.next_node)
-        return trace, Entry(
-            trace, claim.epoch, carry, claim.taken_over or len(carry) > 1, set(), _effects(store, trace, plan)
-        )
+        at_once = claim.taken_over or len(carry) > 1
+        return trace, Entry(trace, claim.epoch, carry, at_once, set(), _effects(store, trace, plan), trace.version)
     except BaseException:
         ownership.left(trace_id)
         raise

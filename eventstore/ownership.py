@@ -36,6 +36,7 @@ TAKE = (
     " ON CONFLICT (trace) DO UPDATE SET epoch = ?2, owner = ?3, due_us = NULL"
 )
 FREE = "UPDATE lease SET owner = NULL, due_us = ? WHERE trace = ? AND epoch = ?"
+OFFER = "INSERT OR IGNORE INTO lease (trace, epoch) VALUES (?, ?)"
 END = "DELETE FROM lease WHERE trace = ?"
 DEFINE = "INSERT OR IGNORE INTO graph (graph_hash, definition) VALUES (?, ?)"
 DEFINITION = "SELECT definition FROM graph WHERE graph_hash = ?"

@@ -12,20 +12,20 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from .commands import Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Settle
+from .entering import Entry
 from .errors import Fenced, StorageError, ValueRefused, WrongExpectedVersion
 from .owned import Batch, mail_only, prepare
 from .plan import Plan
 from .run_event import ValueRecorded
 from .running import POLL_S, Listener, Running
 from .scheduler import Scheduler
-from .trace import Trace
 
 
 class SyncRun(Running):
     """A run driven by the thread that calls `drive`."""
 
-    def __init__(self, plan: Plan, trace: Trace, epoch: int, listener: Listener | None, stop: threading.Event) -> None:
-        super().__init__(plan, trace, epoch, listener, stop)
+    def __init__(self, plan: Plan, entry: Entry, listener: Listener | None, stop: threading.Event) -> None:
+        super().__init__(plan, entry, listener, stop)
         self._lock = threading.Lock()
         self._done: SimpleQueue[tuple[Call, Outcome]] = SimpleQueue()
 

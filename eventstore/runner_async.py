@@ -35,13 +35,12 @@ class AsyncRun(Running):
     def __init__(
         self,
         plan: Plan,
-        trace: Trace,
-        epoch: int,
+        entry: Entry,
         listener: Listener | None,
         stop: threading.Event,
         workers: Workers,
     ) -> None:
-        super().__init__(plan, trace, epoch, listener, stop)
+        super().__init__(plan, entry, listener, stop)
         self._workers = workers
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
@@ -264,7 +263,7 @@ async def _drive(
     ownership = trace._store._ownership
     try:
         await workers.call(trace._live)
-        running = AsyncRun(plan, trace, entry.epoch, listener, stop or threading.Event(), workers)
+        running = AsyncRun(plan, entry, listener, stop or threading.Event(), workers)
         scheduler = Scheduler(plan, trace, running, options, entry.carry, entry.effects)
         scheduler.fresh |= entry.fresh
         await workers.call(running.tell)

@@ -14,12 +14,12 @@ from typing import Any
 
 from .commands import Call, Outcome
 from .context import Context
+from .entering import Entry
 from .errors import EventStoreError, NodeTimeout
 from .owned import Batch, mail_only
 from .plan import Plan
 from .run_event import ValueRecorded
 from .run_stream import CheckpointSaved, Emitted, StreamEvent, Translator
-from .trace import Trace
 
 POLL_S = 0.5
 MOST_BRANCHES = 32
@@ -31,16 +31,17 @@ class Running:
 
     most_branches = MOST_BRANCHES
 
-    def __init__(self, plan: Plan, trace: Trace, epoch: int, listener: Listener | None, stop: threading.Event) -> None:
+    def __init__(self, plan: Plan, entry: Entry, listener: Listener | None, stop: threading.Event) -> None:
+        trace = entry.trace
         self.plan = plan
         self.trace = trace
         self.trace_id = trace.id
-        self.epoch = epoch
+        self.epoch = entry.epoch
         self.listener = listener
         self.stop = stop
         self.fatal: BaseException | None = None
         self._translator = Translator(trace.id, is_live=True)
-        self._told = 0 if trace.version <= 2 else trace.version
+        self._told = entry.told
         known = trace._store.checkpoints.between(trace.id, self._told, self._told) if listener and self._told else []
         self._checkpoints = {checkpoint.checkpoint_id for checkpoint in known}
         self._threads: dict[str, threading.Thread] = {}

@@ -166,7 +166,7 @@ def _drive(
 ) -> GraphResult:
     if entry is None:
         return result_of(trace)
-    running = SyncRun(plan, trace, entry.epoch, listener, stop or threading.Event())
+    running = SyncRun(plan, entry, listener, stop or threading.Event())
     with _owned(trace, entry.epoch):
         scheduler = Scheduler(plan, trace, running, options, entry.carry, entry.effects)
         scheduler.fresh |= entry.fresh

@@ -49,8 +49,8 @@ class Worker:
     """Goes on with the runs of one graph, up to `concurrency` at a time, each on a thread of its own.
 
     `poll_s`: seconds between two looks into the file; `on_result`: called with each `Worked`, one at a time;
-    `stop`: set it to have every run given back at its next step, and `run` return. A run that was forked is not
-    a worker's before someone has resumed it once. Raises GraphInvalid, ValueError.
+    `stop`: set it to have every run given back at its next step, and `run` return. A fork is a worker's once it was
+    resumed or decided: until then it is somebody's to look at or to change. Raises GraphInvalid, ValueError.
 
     >>> from .event import Approve
     >>> from .runs import run

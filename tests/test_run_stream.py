@@ -167,3 +167,12 @@ def test_decisions_and_retries_are_told(store):
     assert [(event.success, event.retry_at is not None) for event in ended] == [(False, True), (True, False)]
     starts = [event.attempt for event in store_events if isinstance(event, es.NodeStarted)]
     assert starts == [1, 2]
+
+
+def test_a_run_whose_first_node_has_side_effects_is_told_from_its_start(store):
+    graph = es.Graph("pay")
+    graph.node(name="pay", side_effects=True)(lambda ctx: {"paid": 1})
+    told_types = [type(event).__name__ for event in es.stream(graph.start("pay").end("pay"), store)]
+    assert told_types == [
+        "GraphStarted", "NodeStarted", "DeltaWritten", "NodeEnded", "GraphCompleted", "CheckpointSaved",
+    ]  # fmt: skip
