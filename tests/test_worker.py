@@ -334,3 +334,13 @@ def test_nonsense_is_refused(store, keywords):
         Worker(gate(), store, **keywords)
     with pytest.raises(es.GraphInvalid):
         Worker(es.Graph("empty"), store)
+
+
+def test_a_fork_is_left_alone_until_it_is_decided(store):
+    graph = es.Graph("asking").barrier("ok").start("ok").end("ok")
+    es.run(graph, store, id="t1")
+    store.fork("t1", id="t2")
+    store.fork("t1", id="t3")
+    store.decide("t2", "ok", es.Approve())
+    es.Worker(graph, store).run(once=True)
+    assert [store.open_trace(trace_id).status for trace_id in ("t1", "t2", "t3")] == ["waiting", "completed", "waiting"]
