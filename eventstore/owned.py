@@ -63,24 +63,26 @@ class Batch:
 
 def prepare(trace: Trace, batch: Batch, epoch: int) -> Pending:
     """The batch as an append over the version that the handle knows. Raises ValueRefused."""
-    before = [_enveloped(trace, event) for event in batch.before]
-    after = [_enveloped(trace, event) for event in batch.after]
+    control = after = [_enveloped(trace, event) for event in batch.after]
     deltas: list[Any] = [] if batch.draft is None else batch.draft.body()
-    wire = [*before, *deltas, *after]
+    wire = [*deltas, *after]
+    if batch.before:
+        before = [_enveloped(trace, event) for event in batch.before]
+        wire, control = [*before, *wire], [*before, *after]
     expected = trace._version
     end = expected + len(wire)
-    leads_on = [event.next for event in batch.after if isinstance(event, NodeExecuted)]
-    marks: list[Mark] = [
-        (expected, node, trigger) if place == 0 else (end, leads_on[0] if leads_on else node, trigger)
-        for place, node, trigger in batch.marks
-    ]
-    if batch.explicit:
-        marks.append((end, leads_on[0] if leads_on else None, CheckpointTrigger.EXPLICIT))
+    marks: list[Mark] = []
+    if batch.marks or batch.explicit:
+        leads_on = [event.next for event in batch.after if isinstance(event, NodeExecuted)]
+        for place, node, trigger in batch.marks:
+            marks.append((end if place else expected, leads_on[0] if place and leads_on else node, trigger))
+        if batch.explicit:
+            marks.append((end, leads_on[0] if leads_on else None, CheckpointTrigger.EXPLICIT))
     if batch.completes and trace._store.checkpoint_policy.should_checkpoint_on_completion():
         marks.append((end, None, CheckpointTrigger.EXECUTION_COMPLETED))
     passed = _adaptive_mark(trace, batch, end, marks)
     pending = trace._prepare(
-        wire, batch.draft, [*before, *after], expected, None, marks=marks, score_passed=passed, sync=batch.sync
+        wire, batch.draft, control, expected, None, marks=marks, score_passed=passed, sync=batch.sync
     )
     pending.epoch = epoch
     if batch.lease == "free":

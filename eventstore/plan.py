@@ -54,11 +54,10 @@ class Node(msgspec.Struct, kw_only=True):
     over: str = ""
     max_concurrency: int | None = None
     scope: Scope | None = None
+    is_async: bool = False
 
-    @property
-    def is_async(self) -> bool:
-        """Whether its function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
+    def __post_init__(self) -> None:
+        self.is_async = inspect.iscoroutinefunction(self.function)
 
     def label_of(self, branch: str) -> str:
         """What a branch is called within this node: its name, without the prefix that both share."""

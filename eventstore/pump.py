@@ -38,13 +38,18 @@ class Workers:
         return await loop.run_in_executor(self._others, lambda: function(*args, **kwargs))
 
     async def commit(self, trace: Trace, pending: Pending) -> Appended:
+        """Commit with whatever else has gathered by the next turn. Raises the append's error, StoreClosed."""
+        return await self.submit(trace, pending)
+
+    def submit(self, trace: Trace, pending: Pending) -> asyncio.Future[Appended]:
+        """Queue an append; the future is done when it is committed, whoever waits for it."""
         self._check_open()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Appended] = loop.create_future()
         self._queue.append((trace, pending, done))
         if self._pump is None:
             self._pump = loop.create_task(self._run())
-        return await done
+        return done
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -7,10 +7,9 @@ never interrupts a commit: it is finished first.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from .commands import Abort, Call, Command, Commit, Execute, Idle, Launch, Options, Outcome, Release, Settle
@@ -91,27 +90,23 @@ class AsyncRun(Running):
 
     async def commit(self, batch: Batch) -> bool:
         """Append a batch after whatever mail came; False where it was not to follow mail."""
-        async with self._lock:
-            work = asyncio.ensure_future(self._commit(batch))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait([work])
-                raise
-
-    async def _commit(self, batch: Batch) -> bool:
         trace = self.trace
-        while True:
-            try:
-                await self._workers.commit(trace, prepare(trace, batch, self.epoch))
-                break
-            except WrongExpectedVersion:
-                if not await self._workers.call(mail_only, trace):
+        async with self._lock:
+            while True:
+                landing = self._workers.submit(trace, prepare(trace, batch, self.epoch))
+                try:
+                    await asyncio.shield(landing)
+                    break
+                except asyncio.CancelledError:
+                    await asyncio.wait([landing])
                     raise
-                if not batch.follows_mail:
-                    return False
-        if self.listener is not None:
-            await self._workers.call(self.tell)
+                except WrongExpectedVersion:
+                    if not await self._workers.call(mail_only, trace):
+                        raise
+                    if not batch.follows_mail:
+                        return False
+            if self.listener is not None:
+                await self._workers.call(self.tell)
         return True
 
     def keep(self, event: ValueRecorded) -> None:
@@ -160,15 +155,9 @@ class AsyncRun(Running):
         started = time.perf_counter_ns()
         error: BaseException | None = None
         try:
-            async with asyncio.timeout(node.timeout_s) as limit:
-                self.before(call)
-                made = node.function(context) if node.kind == "node" else node.function(context, context.item)
-                result = await made if inspect.isawaitable(made) else made
-            self.after(call, result)
-        except TimeoutError as late:
-            error = late
-            if limit.expired() and node.timeout_s is not None:
-                error = NodeTimeout(context.path, node.timeout_s)
+            self.before(call)
+            made = node.function(context) if node.kind == "node" else node.function(context, context.item)
+            self.after(call, await (made if node.timeout_s is None else _within(made, context.path, node.timeout_s)))
         except asyncio.CancelledError as stopped:
             error = stopped if self.is_cancelled() or call in self._aborted else _left(context.path)
         except Exception as raised:
@@ -214,6 +203,17 @@ class AsyncRun(Running):
             await asyncio.sleep(self.wait_s(until_us))
             if await self._poll() and self.is_cancelled():
                 return
+
+
+async def _within(made: Awaitable[Any], path: str, timeout_s: float) -> Any:
+    """What is awaited, stopped at its time limit. Raises NodeTimeout."""
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await made
+    except TimeoutError:
+        if limit.expired():
+            raise NodeTimeout(path, timeout_s) from None
+        raise
 
 
 def _left(path: str) -> EventStoreError:

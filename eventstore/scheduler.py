@@ -103,7 +103,7 @@ class Scheduler:
 
     def _boundary(self) -> Steps:
         """End, give back or fail the run between two steps, where that is due."""
-        withdrawn: list[ControlEvent] = [IntentWithdrawn(path) for path in sorted(self.fresh)]
+        withdrawn: list[ControlEvent] = [IntentWithdrawn(path) for path in sorted(self.fresh)] if self.fresh else []
         if self.desk.is_cancelled():
             self.fresh.clear()
             reason = self.control["cancel"].get("reason") or None
@@ -174,7 +174,7 @@ class Scheduler:
 
     def _plain(self, node: Node) -> Steps:
         path = node.name
-        if path not in self.fresh:
+        if path not in self.fresh and (node.side_effects or self.left_by(node)):
             if path not in self.rested and (due_us := self.due_us(path)) > self.desk.now_us():
                 return (yield from self._back_off(path, due_us))
             self.rested.discard(path)

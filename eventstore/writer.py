@@ -37,9 +37,10 @@ from .policy import FoldDecision
 T = TypeVar("T")
 MAX_BATCH = 1024
 INSERT_ROW = "INSERT INTO log (trace, first_seq, n, append_id, at_us, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+# Without the lease the seq is NULL, which is no trace's next. (An INSERT … SELECT would be materialised first.)
 INSERT_OWNED = (
-    "INSERT INTO log (trace, first_seq, n, append_id, at_us, digest, body) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"
-    " WHERE EXISTS (SELECT 1 FROM lease WHERE trace = ?1 AND epoch = ?8)"
+    "INSERT INTO log (trace, first_seq, n, append_id, at_us, digest, body) VALUES"
+    " (?1, (SELECT ?2 FROM lease WHERE trace = ?1 AND epoch = ?8), ?3, ?4, ?5, ?6, ?7)"
 )
 LEASE_EPOCH = "SELECT epoch FROM lease WHERE trace = ?"
 INSERT_TRACE = "INSERT INTO trace (trace_id, name, parent, fork_seq, created_us) VALUES (?, ?, ?, ?, ?)"
@@ -301,20 +302,14 @@ class Writer:
             self._insert_row(append)
         except apsw.ConstraintError as error:
             self._refuse(append, error)
-        except Fenced as fenced:
-            append.error = fenced
         except apsw.Error as error:
             append.error = self._failure(append, error)
 
     def _insert_row(self, append: Append) -> None:
-        """Raises Fenced when the append is an owner's, and the run has another one by now."""
         if append.epoch is None:
             self._connection.execute(INSERT_ROW, append.row)
-            return
-        self._connection.execute(INSERT_OWNED, (*append.row, append.epoch))
-        if not self._connection.changes():
-            found = self._connection.execute(LEASE_EPOCH, append.row[:1]).fetchone()
-            raise Fenced(append.trace_id, append.epoch, None if found is None else int(found[0]))
+        else:
+            self._connection.execute(INSERT_OWNED, (*append.row, append.epoch))
 
     def _insert(self, append: Append) -> None:
         connection = self._connection
@@ -332,8 +327,6 @@ class Writer:
             if not alone:
                 connection.execute("ROLLBACK TO one")
             self._refuse(append, error)
-        except Fenced as fenced:
-            append.error = fenced
         else:
             if append.fold is not None:
                 self._fold(append, append.fold)
@@ -365,6 +358,11 @@ class Writer:
         if append.new_trace is not None:
             append.error = self._why_no_trace(append) or self._database.translate(error)
             return
+        if append.epoch is not None:
+            lease: Any = connection.execute(LEASE_EPOCH, (row_id,)).fetchone()
+            if lease is None or lease[0] != append.epoch:
+                append.error = Fenced(append.trace_id, append.epoch, None if lease is None else lease[0])
+                return
         found = None
         if isinstance(append_id, str):
             found = connection.execute(ROW_BY_APPEND_ID, (row_id, append_id)).fetchone()
