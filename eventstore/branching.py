@@ -1,9 +1,9 @@
 """Parallel nodes and maps: branches side by side on one state, joined in declared order.
 
-A branch that is done appends its result, whose deltas are *held* in control; so a resume runs only what is
-missing. The join is one append: the held deltas, merged by the reducers, as ordinary deltas. After a
-failure under `fail_fast` no further branch starts, async ones without side effects are stopped, and the node
-fails when all that started have settled.
+Branches that are done append their results, those that settle together in one commit; their deltas are *held*
+in control, so a resume runs only what is missing. The join is one append: the held deltas, merged by the
+reducers, as ordinary deltas. After a failure under `fail_fast` no further branch starts, async ones without
+side effects are stopped, and the node fails when all that started have settled.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .event import BarrierRaised, DeltaOp, DeltaSource, StateDelta
 from .fold import MISSING
 from .owned import Batch
 from .plan import Node
+from .recorded import ControlEvent
 from .run_event import BranchExecuted
 from .step import Draft
 
@@ -108,7 +109,8 @@ class _Group:
         missing = [branch for branch in branches if not run.present(f"held/{branch.path}", f"failed/{branch.path}")]
         self.ready = deque(branch for branch in missing if not run.due_us(branch.path))
         self.delayed = [branch for branch in missing if run.due_us(branch.path)]
-        self.running: dict[str, Branch] = {}
+        self.by_path = {branch.path: branch for branch in missing}
+        self.running: set[str] = set()
         self.doubtful: set[str] = set()
         self.failed = any(f"failed/{branch.path}" in control for branch in branches)
         self.errors: dict[str, BaseException] = {}
@@ -133,9 +135,8 @@ class _Group:
                 if self.starts_no_more and not self.aborted and not run.desk.is_stopping():
                     self.aborted = True
                     yield Abort()
-                settled = yield Settle(self._next_due_us())
-                if settled is not None:
-                    yield from self._settled(*settled)
+                settled: list[tuple[Call, Outcome]] = yield Settle(self._next_due_us())
+                yield from self._record(settled)
                 continue
             if run.desk.is_cancelled() or run.desk.is_stopping():
                 self.interrupted = True
@@ -174,35 +175,55 @@ class _Group:
             return
         for branch in starting:
             run.fresh.discard(branch.path)
-            self.running[branch.path] = branch
+            self.running.add(branch.path)
             yield Launch(run.call(branch.node, branch.path, self.occurrence, branch.item, branch.place))
 
-    def _settled(self, call: Call, outcome: Outcome) -> Generator[Command, Any, None]:
-        run, path = self.run, call.context.path
-        branch = self.running.pop(path)
-        error = outcome.error
-        if error is None:
-            try:
-                yield from run.commit(Batch(after=[*call.context.recorded, self._result(call, outcome)]))
+    def _record(self, settled: list[tuple[Call, Outcome]]) -> Generator[Command, Any, None]:
+        """Append the results of all that have settled by now, in one commit; what fails to fit, failed."""
+        run = self.run
+        events: list[ControlEvent] = []
+        failures = [(call, outcome) for call, outcome in settled if outcome.error is not None]
+        for call, outcome in settled:
+            if outcome.error is None:
+                try:
+                    events += [*call.context.recorded, self._result(call, outcome)]
+                except ValueRefused as refused:
+                    failures.append((call, Outcome(refused, outcome.duration_ms)))
+        try:
+            if events:
+                yield from run.commit(Batch(after=events))
+        except ValueRefused as refused:
+            if len(settled) > 1:
+                for one in settled:
+                    yield from self._record([one])
                 return
-            except ValueRefused as refused:
-                error = refused
+            failures = [(call, Outcome(refused, outcome.duration_ms)) for call, outcome in settled]
+        for call, _ in settled:
+            self.running.discard(call.context.path)
+        failed = [event for call, outcome in failures if (event := self._failure(call, outcome)) is not None]
+        if failed:
+            yield from run.commit(Batch(after=failed))
+
+    def _failure(self, call: Call, outcome: Outcome) -> BranchExecuted | None:
+        """What to record of a branch that failed; None where it is in doubt, or was stopped."""
+        run, path, error = self.run, call.context.path, outcome.error
+        assert error is not None
         if self.aborted and not isinstance(error, Exception):
-            return  # stopped; it has no side effects, and runs again if the node does
-        if run.leaves_doubt(branch.node, error):
+            return None  # it has no side effects, and runs again if the node does
+        if run.leaves_doubt(call.node, error):
             self.doubtful.add(path)
-            return
-        wait_s = run.wait_s(branch.node, call, error)
-        fields = self._fields(call, Outcome(error, outcome.duration_ms))
+            return None
+        wait_s = run.wait_s(call.node, call, error)
+        fields = self._fields(call, outcome)
         fields["clears"] = run.present(f"intent/{path}")
         if wait_s is not None:
             fields["retry_at_us"] = run.desk.now_us() + int(wait_s * 1e6)
             fields["since_us"] = run.since_us(call)
-            self.delayed.append(branch)
+            self.delayed.append(self.by_path[path])
         else:
             self.failed = True
             self.errors[path] = error
-        yield from run.commit(Batch(after=[BranchExecuted(**fields)]))
+        return BranchExecuted(**fields)
 
     def _fields(self, call: Call, outcome: Outcome) -> dict[str, Any]:
         fields = self.run.executed(call.node, call, outcome)

@@ -54,7 +54,7 @@ class Launch(NamedTuple):
 
 
 class Settle(NamedTuple):
-    """Wait for a launched call; sent back: (Call, Outcome), or None at `until_us` or where mail came."""
+    """Wait for launched calls; sent back: all that have settled, [(Call, Outcome)]; none at `until_us` or with mail."""
 
     until_us: int | None
 

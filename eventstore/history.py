@@ -49,6 +49,25 @@ def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> Execution
     return trace
 
 
+def entries(rows: Iterable[LogRow], after: int, upto: int) -> Iterator[ExecutionEntry]:
+    """The executions in rows of the log, with `after < seq <= upto`; other events are not looked at.
+
+    Raises ValueError on a malformed body.
+    """
+    steps = 0
+    for row in rows:
+        for seq, found in enumerate(decode_rows(row.body), row.first_seq):
+            if found.kind not in ("node_executed", "branch_executed") or not after < seq <= upto:
+                continue
+            recorded_event = RecordedEvent("", seq, row.first_seq, found.kind, decode_event(found), utc(row.at_us))
+            event = recorded_event.event
+            if found.kind == "branch_executed":
+                yield branch_entry(event, steps + 1, recorded_event)
+            else:
+                steps += event.success
+                yield execution_entry(event, steps if event.success else 0, recorded_event)
+
+
 def execution_entry(event: NodeExecuted, step: int, recorded_event: RecordedEvent) -> ExecutionEntry:
     """A node's execution; its commit is its end, and its duration gives the start."""
     return ExecutionEntry(

@@ -57,7 +57,9 @@ class Node(msgspec.Struct, kw_only=True):
     is_async: bool = False
 
     def __post_init__(self) -> None:
-        self.is_async = inspect.iscoroutinefunction(self.function)
+        function = self.function
+        called = getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
     def label_of(self, branch: str) -> str:
         """What a branch is called within this node: its name, without the prefix that both share."""

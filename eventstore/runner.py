@@ -17,7 +17,7 @@ from .errors import Fenced, StorageError, ValueRefused, WrongExpectedVersion
 from .owned import Batch, mail_only, prepare
 from .plan import Plan
 from .run_event import ValueRecorded
-from .running import POLL_S, Listener, Running
+from .running import MOST_SETTLED, POLL_S, Listener, Running
 from .scheduler import Scheduler
 
 
@@ -103,26 +103,25 @@ class SyncRun(Running):
             return self.invoke(call)
         self.spawn(call, lambda late, outcome: self._done.put((late, outcome)))
         while True:
-            settled = self._settle(None)
-            if settled is not None:
-                return settled[1]
+            for _, outcome in self._settle(None):
+                return outcome
 
-    def _settle(self, until_us: int | None) -> tuple[Call, Outcome] | None:
+    def _settle(self, until_us: int | None) -> list[tuple[Call, Outcome]]:
         while True:
-            overdue = self.overdue()
-            if overdue is not None:
-                return overdue
+            settled = self.overdue()
             try:
-                call, outcome = self._done.get(timeout=self.wait_s(until_us))
+                if not settled:
+                    settled = self.in_time(self._done.get(timeout=self.wait_s(until_us)))
+                while len(settled) < MOST_SETTLED:
+                    settled += self.in_time(self._done.get_nowait())
             except Empty:
-                if until_us is not None and self.now_us() >= until_us:
-                    return None
+                if settled or (until_us is not None and self.now_us() >= until_us):
+                    return settled
                 with self._lock:
                     if self.take_mail() or self.is_stopping():
-                        return None
-                continue
-            if not self.is_late(call):
-                return call, outcome
+                        return []
+            else:
+                return settled
 
     def _idle(self, until_us: int) -> None:
         polled = time.monotonic()

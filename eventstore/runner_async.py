@@ -20,7 +20,7 @@ from .plan import Plan
 from .pump import Workers
 from .record import GraphResult
 from .run_event import ValueRecorded
-from .running import Listener, Running
+from .running import MOST_SETTLED, Listener, Running
 from .scheduler import Scheduler
 from .store import Store, uuid7
 from .trace import Trace
@@ -128,9 +128,8 @@ class AsyncRun(Running):
     async def _execute(self, call: Call) -> Outcome:
         self._launch(call)
         while True:
-            settled = await self._settle(None)
-            if settled is not None:
-                return settled[1]
+            for _, outcome in await self._settle(None):
+                return outcome
             if self.is_cancelled():
                 self._abort()
 
@@ -176,22 +175,22 @@ class AsyncRun(Running):
         for task, _ in stopped:
             task.cancel()
 
-    async def _settle(self, until_us: int | None) -> tuple[Call, Outcome] | None:
+    async def _settle(self, until_us: int | None) -> list[tuple[Call, Outcome]]:
         while True:
-            overdue = self.overdue()
-            if overdue is not None:
-                return overdue
-            try:
-                async with asyncio.timeout(self.wait_s(until_us)):
-                    call, outcome = await self._done.get()
-            except TimeoutError:
-                if until_us is not None and self.now_us() >= until_us:
-                    return None
-                if await self._poll() or self.is_stopping():
-                    return None
-                continue
-            if not self.is_late(call):
-                return call, outcome
+            settled = self.overdue()
+            if not settled and self._done.empty():
+                try:
+                    async with asyncio.timeout(self.wait_s(until_us)):
+                        settled = self.in_time(await self._done.get())
+                except TimeoutError:
+                    if until_us is not None and self.now_us() >= until_us:
+                        return []
+                    if await self._poll() or self.is_stopping():
+                        return []
+            while len(settled) < MOST_SETTLED and not self._done.empty():
+                settled += self.in_time(self._done.get_nowait())
+            if settled:
+                return settled
 
     async def _poll(self) -> bool:
         async with self._lock:

@@ -23,6 +23,7 @@ from .run_stream import CheckpointSaved, Emitted, StreamEvent, Translator
 
 POLL_S = 0.5
 MOST_BRANCHES = 32
+MOST_SETTLED = 256
 Listener = Callable[[StreamEvent], None]
 
 
@@ -183,17 +184,19 @@ class Running:
         self._threads[path] = thread
         thread.start()
 
-    def is_late(self, call: Call) -> bool:
-        """Whether that call was given up at its deadline; asked once, when its thread has ended."""
+    def in_time(self, done: tuple[Call, Outcome]) -> list[tuple[Call, Outcome]]:
+        """A call that has ended; nothing where it was given up at its deadline before."""
+        call, _ = done
         if id(call.context) in self._late:
             self._late.discard(id(call.context))
-            return True
+            return []
         self._deadlines.pop(call.context.path, None)
-        return False
+        return [done]
 
-    def overdue(self) -> tuple[Call, Outcome] | None:
-        """A call whose deadline has passed: its context is closed, and it has failed."""
+    def overdue(self) -> list[tuple[Call, Outcome]]:
+        """Calls whose deadline has passed: their contexts are closed, and they have failed."""
         now = time.monotonic()
+        found: list[tuple[Call, Outcome]] = []
         for path, (call, deadline) in list(self._deadlines.items()):
             if now >= deadline:
                 del self._deadlines[path]
@@ -201,8 +204,8 @@ class Running:
                 assert call.node.timeout_s is not None
                 late = NodeTimeout(path, call.node.timeout_s)
                 call.context.close(late)
-                return call, Outcome(late, call.node.timeout_s * 1000)
-        return None
+                found.append((call, Outcome(late, call.node.timeout_s * 1000)))
+        return found
 
     def wait_s(self, until_us: int | None) -> float:
         """How long to wait for what may come first: a poll, a deadline, or that time."""

@@ -38,6 +38,7 @@ from .ownership import Ownership
 from .pending import ANY, AnyVersion, Appended, Statement, projections
 from .policy import AdaptiveFold, FoldPolicy
 from .reader import Reader
+from .record import ExecutionEntry
 from .recorded import ControlEvent, Event, RecordedEvent
 from .redaction import Redactor
 from .reduce import CustomReducer, Reducer, ReducerRegistry
@@ -364,6 +365,16 @@ class Store:
         ['GraphStarted', 'GraphCompleted', 'CheckpointSaved']
         """
         return tailing.tail(self, trace_id, after, follow, poll_s)
+
+    def _entries(self, row: TraceRow, upto: int) -> list[ExecutionEntry]:
+        """The executions of a trace; a fraction of what reading all of its events takes."""
+        found: list[ExecutionEntry] = []
+        rows = (log_row for page in self._reader.pages(row, None, upto) for log_row in page)
+        try:
+            found.extend(history.entries(rows, 0, upto))
+        except ValueError as error:
+            raise LogCorrupted(self.path, row.trace_id, 0, str(error)) from error
+        return found
 
     # Barriers and runs
 

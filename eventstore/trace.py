@@ -376,7 +376,7 @@ class Trace:
 
     def entries(self) -> list[ExecutionEntry]:
         """Every execution of a node, failed ones included."""
-        return self.execution_trace().entries
+        return self._store._entries(self._row, self._version)
 
     def execution_trace(self) -> ExecutionTrace:
         """The whole trace as data: initial state, executions, deltas, decisions."""
