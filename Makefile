@@ -8,12 +8,13 @@ IN_VENV := .venv/bin/python
 INSTALL := $(IN_VENV) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench kills clean
 
 help:
 	@echo "make demo    install into .venv and audit the source of your Python (or DIR=path)"
 	@echo "make test    install, lint, type-check, smoke the benchmarks, and run every test"
 	@echo "make bench   measure the targets against a bare apsw program"
+	@echo "make kills   kill durable runs 300 times and check that none of them notices (ARGS=\"--seed 7\")"
 	@echo "make clean   remove .venv and what the tools leave behind"
 
 demo: .venv/installed
@@ -43,6 +44,9 @@ bench: .venv/installed-test
 $(IN_VENV):
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later was found; give one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+kills: .venv/installed-test
+	$(IN_VENV) -m tests.faults.kills --kills 300 $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist source_audit.db*

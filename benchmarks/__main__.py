@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from . import chat, concurrency, memory, report, runs, scale, steps
+from . import chat, concurrency, inbox, memory, report, runs, scale, side_by_side, steps
 from .bench import Bench
 from .result import Measure
 
@@ -33,10 +33,10 @@ CASES: dict[str, Callable[[Bench], Iterator[Measure]]] = {
     "node-full": runs.node_full,
     "node-normal": runs.node_normal,
     "short-runs": runs.short,
-    "inbox": runs.inbox,
-    "branches": runs.fan,
-    "concurrent-runs": runs.together,
-    "resume": runs.resumed,
+    "inbox": inbox.inbox,
+    "branches": side_by_side.fan,
+    "concurrent-runs": side_by_side.together,
+    "resume": side_by_side.resumed,
 }
 
 

@@ -149,11 +149,13 @@ class _Group:
                     yield Release(due_us)
                     return "running"
                 yield Idle(due_us)
+                self.run.rested |= {branch.path for branch in self.delayed if run.due_us(branch.path) <= due_us}
 
     def _wake(self) -> None:
         now_us = self.run.desk.now_us()
-        self.ready += [branch for branch in self.delayed if self.run.due_us(branch.path) <= now_us]
-        self.delayed = [branch for branch in self.delayed if self.run.due_us(branch.path) > now_us]
+        late = {branch.path for branch in self.delayed if self.run.due_us(branch.path) > now_us} - self.run.rested
+        self.ready += [branch for branch in self.delayed if branch.path not in late]
+        self.delayed = [branch for branch in self.delayed if branch.path in late]
 
     def _next_due_us(self) -> int | None:
         return min((self.run.due_us(branch.path) for branch in self.delayed), default=None)
@@ -175,6 +177,7 @@ class _Group:
             return
         for branch in starting:
             run.fresh.discard(branch.path)
+            run.rested.discard(branch.path)
             self.running.add(branch.path)
             yield Launch(run.call(branch.node, branch.path, self.occurrence, branch.item, branch.place))
 

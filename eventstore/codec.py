@@ -255,6 +255,35 @@ def decode_rows(body: bytes) -> list[Row]:
         raise ValueError(f"not an event body: {error}") from None
 
 
+class _Outline(msgspec.Struct, gc=False):
+    """One event of a body, of which nothing is built yet but its kind."""
+
+    kind: str = "delta"
+    data: msgspec.Raw = msgspec.Raw()
+
+
+_outlines_from_json: Callable[[bytes], list[_Outline]] = msgspec.json.Decoder(list[_Outline]).decode
+_outlines_from_msgpack: Callable[[Any], list[_Outline]] = msgspec.msgpack.Decoder(list[_Outline]).decode
+
+
+def decode_some(body: bytes, decoders: Mapping[str, type[Any]]) -> list[tuple[int, Any]]:
+    """The events of the kinds in `decoders`, each with its index; the values of all others are passed over.
+
+    Raises ValueError.
+    """
+    is_json = body[:1] < b"\x80"
+    decode: Any = msgspec.json.decode if is_json else msgspec.msgpack.decode
+    try:
+        outlines = _outlines_from_json(body) if is_json else _outlines_from_msgpack(body)
+        return [
+            (index, decode(outline.data, type=decoders[outline.kind]))
+            for index, outline in enumerate(outlines)
+            if outline.kind in decoders
+        ]
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"not an event body: {error}") from None
+
+
 def decode_event(row: Row) -> Any:
     """The typed event of a row. Raises ValueError on an unknown kind or a malformed one."""
     try:

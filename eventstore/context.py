@@ -183,7 +183,9 @@ class Context(Writes):
         self._goto = None
 
     def checkpoint(self) -> None:
-        """Mark a checkpoint after this node."""
+        """Mark a checkpoint after this node. Raises EventStoreError in a branch."""
+        if self.path != self.node:
+            raise EventStoreError(f"branch {self.path!r}: a checkpoint stands after the join")
         self._explicit = True
 
     def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +99,7 @@ class Database:
         self._closed: str | None = None
         self.is_open = True  # False once closed, halted or forked: then check_open says which
         _check_sqlite(path)
+        _check_not_inherited(path)
         existed = Path(path).exists()
         if not existed and (read_only or not create):
             raise StorageError(path, "no such file")
@@ -243,7 +244,10 @@ class Database:
 
     def abandon(self) -> None:
         """In a forked child: never touch the parent's connections, not even to close them."""
-        self._closed = "opened by the process that forked this one; open it again here"
+        self._closed = INHERITED
+        with suppress(OSError):
+            found = os.stat(self._file)  # noqa: PTH116 - no allocation beyond need between fork and exec
+            _inherited.add((found.st_dev, found.st_ino))
         self.is_open = False
         _abandoned.append((self.writer, *self._readers))
         self._readers.clear()
@@ -251,6 +255,11 @@ class Database:
 
 
 _abandoned: list[Any] = []
+_inherited: set[tuple[int, int]] = set()
+INHERITED = (
+    "the process that forked this one has it open, and SQLite takes the parent's locks for the child's own;"
+    " open it in a fresh process (spawn, subprocess)"
+)
 
 
 def _abandon_all() -> None:
@@ -265,6 +274,18 @@ def _check_sqlite(path: str) -> None:
     found = apsw.sqlite_lib_version()
     if tuple(int(part) for part in found.split(".")[:3]) < NEEDED_SQLITE:
         raise UnsupportedSQLite(path, found, ".".join(map(str, NEEDED_SQLITE)))
+
+
+def _check_not_inherited(path: str) -> None:
+    """Raise StoreClosed for a file that was open when this process was forked off.
+
+    SQLite keeps its locks a file (by inode) in the memory of a process: the child would think that it holds
+    locks which the kernel knows as its parent's, and what it is acknowledged could be lost.
+    """
+    if _inherited and Path(path).exists():
+        found = Path(path).stat()
+        if (found.st_dev, found.st_ino) in _inherited:
+            raise StoreClosed(path, INHERITED)
 
 
 def _create_private(path: str) -> None:

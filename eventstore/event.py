@@ -8,12 +8,14 @@ event as `{"kind": …, "data": {…}}`.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DeltaOp(StrEnum):
@@ -273,5 +275,4 @@ def utc(at_us: int) -> datetime:
     >>> utc(1_700_000_000_000_001).isoformat()
     '2023-11-14T22:13:20.000001+00:00'
     """
-    seconds, microseconds = divmod(at_us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+    return EPOCH + timedelta(microseconds=at_us)

@@ -110,7 +110,7 @@ class Graph:
         def declare(function: Function) -> Function:
             self._add(
                 Node(
-                    name=name or function.__name__,
+                    name=name or name_of(function),
                     function=function,
                     side_effects=side_effects,
                     in_doubt=in_doubt,
@@ -139,6 +139,8 @@ class Graph:
         decides; `timeout_s`: the deadline after it was raised, `on_timeout` the decision then (by default a
         rejection). `goes_to`: nodes for a reroute that no edge leads to.
         """
+        if timeout_s is None and on_timeout is not None:
+            self._errors.append(f"barrier {name!r}: on_timeout needs timeout_s")
         if timeout_s is not None and on_timeout is None:
             on_timeout = Reject(f"no decision within {timeout_s:g} s")
         self._add(
@@ -167,7 +169,7 @@ class Graph:
         `"collect_all"` runs every branch, joins those that succeeded and names the others in `NAME.errors`
         (with none that succeeded, the node fails). `max_concurrency`: branches at a time, by default all.
         """
-        names = tuple(branch if isinstance(branch, str) else branch.__name__ for branch in branches)
+        names = tuple(branch if isinstance(branch, str) else name_of(branch) for branch in branches)
         self._add(Node(name=name, kind="parallel", branches=names, strategy=strategy, max_concurrency=max_concurrency))
         return self
 
@@ -262,7 +264,7 @@ class Graph:
         def declare(function: Function) -> Function:
             self._add(
                 Node(
-                    name=name or function.__name__,
+                    name=name or name_of(function),
                     kind="map",
                     function=function,
                     over=over,
@@ -284,19 +286,18 @@ class Graph:
         Its nodes and conditions go on calling their barriers and nodes by their own names.
         """
         names = frozenset(other._nodes)
-        outer = {name: f"{prefix}.{name}" for name in names}
         scope = Scope(f"{prefix}.", names)
         for node in other._nodes.values():
             on_timeout = node.on_timeout
             if isinstance(on_timeout, Reroute):
-                on_timeout = Reroute(outer.get(on_timeout.target, on_timeout.target), on_timeout.by)
+                on_timeout = Reroute(f"{prefix}.{on_timeout.target}", on_timeout.by)
             self._add(
                 msgspec.structs.replace(
                     node,
-                    name=outer[node.name],
+                    name=f"{prefix}.{node.name}",
                     on_timeout=on_timeout,
-                    goes_to=tuple(outer.get(target, target) for target in node.goes_to),
-                    branches=tuple(outer.get(branch, branch) for branch in node.branches),
+                    goes_to=tuple(f"{prefix}.{target}" for target in node.goes_to),
+                    branches=tuple(f"{prefix}.{branch}" for branch in node.branches),
                     scope=_within(scope, node.scope),
                 )
             )
@@ -332,7 +333,7 @@ class Graph:
 
         `name`: what the graph's hash and pictures call the condition, by default its function's name.
         """
-        named = name or getattr(condition, "__name__", None) or type(condition).__name__
+        named = name or name_of(condition)
         self._edges.setdefault(source, []).append(Edge(target, condition, named))
         self._plan = None
         return self
@@ -370,7 +371,7 @@ class Graph:
     def _hook(self, hooks: list[Any], function: Callable[..., Any] | None, nodes: Iterable[str] | None) -> Any:
         def declare(function: Function) -> Function:
             if inspect.iscoroutinefunction(function):
-                self._errors.append(f"hook {function.__name__!r}: hooks are plain functions, not async")
+                self._errors.append(f"hook {name_of(function)!r}: hooks are plain functions, not async")
             hooks.append((function, None if nodes is None else frozenset(nodes)))
             self._plan = None
             return function
@@ -445,3 +446,8 @@ class Graph:
 def _within(outer: Scope, inner: Scope | None) -> Scope:
     """The scope of what an included graph may have included itself."""
     return outer if inner is None else Scope(outer.prefix + inner.prefix, inner.names)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called; an object that can be called, like its class."""
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -7,14 +7,16 @@ any length holds one page.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from .codec import decode_event, decode_rows
+from .codec import decode_event, decode_rows, decode_some
 from .event import BarrierDecided, NodeExecuted, StateDelta, TraceStarted, utc
 from .log import LogRow
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import RecordedEvent
 from .run_event import BranchExecuted
+
+EXECUTIONS = {"node_executed": NodeExecuted, "branch_executed": BranchExecuted}
 
 
 def recorded(trace_id: str, row: LogRow, after: int, upto: int) -> Iterator[RecordedEvent]:
@@ -36,9 +38,9 @@ def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> Execution
             trace.deltas.append(event)
         elif isinstance(event, NodeExecuted):
             steps += event.success
-            trace.entries.append(execution_entry(event, steps if event.success else 0, recorded_event))
+            trace.entries.append(execution_entry(event, steps if event.success else 0, recorded_event.seq, at))
         elif isinstance(event, BranchExecuted):
-            trace.entries.append(branch_entry(event, steps + 1, recorded_event))
+            trace.entries.append(branch_entry(event, steps + 1, recorded_event.seq, at))
         elif isinstance(event, BarrierDecided):
             decision = event.decision
             trace.barrier_decisions.append(
@@ -49,53 +51,42 @@ def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> Execution
     return trace
 
 
-def entries(rows: Iterable[LogRow], after: int, upto: int) -> Iterator[ExecutionEntry]:
-    """The executions in rows of the log, with `after < seq <= upto`; other events are not looked at.
-
-    Raises ValueError on a malformed body.
-    """
+def entries(rows: Iterable[LogRow]) -> Iterator[ExecutionEntry]:
+    """The executions in rows of the log; other events are not looked at. Raises ValueError on a malformed body."""
     steps = 0
     for row in rows:
-        for seq, found in enumerate(decode_rows(row.body), row.first_seq):
-            if found.kind not in ("node_executed", "branch_executed") or not after < seq <= upto:
-                continue
-            recorded_event = RecordedEvent("", seq, row.first_seq, found.kind, decode_event(found), utc(row.at_us))
-            event = recorded_event.event
-            if found.kind == "branch_executed":
-                yield branch_entry(event, steps + 1, recorded_event)
+        at = utc(row.at_us)
+        for index, event in decode_some(row.body, EXECUTIONS):
+            if isinstance(event, BranchExecuted):
+                yield branch_entry(event, steps + 1, row.first_seq + index, at)
             else:
                 steps += event.success
-                yield execution_entry(event, steps if event.success else 0, recorded_event)
+                yield execution_entry(event, steps if event.success else 0, row.first_seq + index, at)
 
 
-def execution_entry(event: NodeExecuted, step: int, recorded_event: RecordedEvent) -> ExecutionEntry:
+def execution_entry(event: NodeExecuted, step: int, seq: int, at: datetime) -> ExecutionEntry:
     """A node's execution; its commit is its end, and its duration gives the start."""
-    return ExecutionEntry(
-        step,
-        event.node,
-        recorded_event.at - timedelta(milliseconds=event.duration_ms),
-        recorded_event.at,
-        event.success,
-        event.error,
-        ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects),
-        recorded_event.seq,
-        None,
-        event.attempt,
-    )
+    return _entry(event, event.node, step, seq, at, None)
 
 
-def branch_entry(event: BranchExecuted, step: int, recorded_event: RecordedEvent) -> ExecutionEntry:
+def branch_entry(event: BranchExecuted, step: int, seq: int, at: datetime) -> ExecutionEntry:
     """A branch's execution, within the step that will join it."""
     node, _, branch = event.path.partition("/")
+    return _entry(event, node, step if event.success else 0, seq, at, branch)
+
+
+def _entry(
+    event: NodeExecuted | BranchExecuted, node: str, step: int, seq: int, at: datetime, branch: str | None
+) -> ExecutionEntry:
     return ExecutionEntry(
-        step if event.success else 0,
+        step,
         node,
-        recorded_event.at - timedelta(milliseconds=event.duration_ms),
-        recorded_event.at,
+        at - timedelta(milliseconds=event.duration_ms),
+        at,
         event.success,
         event.error,
         ExecutionMetadata(event.duration_ms, event.token_cost, event.has_side_effects),
-        recorded_event.seq,
+        seq,
         branch,
         event.attempt,
     )

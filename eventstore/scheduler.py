@@ -429,7 +429,7 @@ class Scheduler:
         draft = self.draft(redact=True)
         if path != node.name:
             draft.updates = {}
-        replayed = self.control.get(f"calls/{path}", [])
+        replayed = list(self.control.get(f"calls/{path}", ()))
         intent = self.control.get(f"intent/{path}")
         key = None if intent is None else intent["key"]
         context = Context(self.desk, node, path, draft, occurrence, self.attempt(path), key, replayed, item, index)

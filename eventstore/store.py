@@ -371,7 +371,7 @@ class Store:
         found: list[ExecutionEntry] = []
         rows = (log_row for page in self._reader.pages(row, None, upto) for log_row in page)
         try:
-            found.extend(history.entries(rows, 0, upto))
+            found.extend(history.entries(rows))
         except ValueError as error:
             raise LogCorrupted(self.path, row.trace_id, 0, str(error)) from error
         return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -65,8 +67,13 @@ def test_a_forked_child_does_not_inherit_the_store(store, trace, path):
             except es.StoreClosed:
                 pass
         store.close()
-        with es.open(path) as mine:
-            mine.append("t1", [PUT("n", 7)])
+        try:  # SQLite would take the parent's locks for the child's own
+            es.open(path)
+            return False
+        except es.StoreClosed:
+            pass
+        fresh = "import sys, eventstore as es; es.open(sys.argv[1]).append('t1', [es.StateDelta.put('n', 7)])"
+        subprocess.run([sys.executable, "-c", fresh, path], check=True)
         return True
 
     store.state_at("t1")
