@@ -51,17 +51,21 @@ def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> Execution
     return trace
 
 
-def entries(rows: Iterable[LogRow]) -> Iterator[ExecutionEntry]:
-    """The executions in rows of the log; other events are not looked at. Raises ValueError on a malformed body."""
-    steps = 0
-    for row in rows:
-        at = utc(row.at_us)
-        for index, event in decode_some(row.body, EXECUTIONS):
-            if isinstance(event, BranchExecuted):
-                yield branch_entry(event, steps + 1, row.first_seq + index, at)
-            else:
-                steps += event.success
-                yield execution_entry(event, steps if event.success else 0, row.first_seq + index, at)
+def entries(row: LogRow, steps: int) -> list[ExecutionEntry]:
+    """The executions in one row, `steps` after the beginning; its other events are not looked at.
+
+    Raises ValueError on a malformed body.
+    """
+    found: list[ExecutionEntry] = []
+    executions = decode_some(row.body, EXECUTIONS)
+    at = utc(row.at_us)
+    for index, event in executions:
+        if isinstance(event, BranchExecuted):
+            found.append(branch_entry(event, steps + 1, row.first_seq + index, at))
+        else:
+            steps += event.success
+            found.append(execution_entry(event, steps if event.success else 0, row.first_seq + index, at))
+    return found
 
 
 def execution_entry(event: NodeExecuted, step: int, seq: int, at: datetime) -> ExecutionEntry:

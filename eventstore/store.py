@@ -369,11 +369,15 @@ class Store:
     def _entries(self, row: TraceRow, upto: int) -> list[ExecutionEntry]:
         """The executions of a trace; a fraction of what reading all of its events takes."""
         found: list[ExecutionEntry] = []
-        rows = (log_row for page in self._reader.pages(row, None, upto) for log_row in page)
-        try:
-            found.extend(history.entries(rows))
-        except ValueError as error:
-            raise LogCorrupted(self.path, row.trace_id, 0, str(error)) from error
+        steps = 0
+        for page in self._reader.pages(row, None, upto):
+            for log_row in page:
+                try:
+                    entries = history.entries(log_row, steps)
+                except ValueError as error:
+                    raise LogCorrupted(self.path, row.trace_id, log_row.first_seq, str(error)) from error
+                steps += sum(entry.success and entry.branch is None for entry in entries)
+                found += entries
         return found
 
     # Barriers and runs

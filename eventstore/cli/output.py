@@ -155,7 +155,7 @@ class Output:
     def hint(self, text: str) -> None:
         """Something for a person only: printed on a terminal, nowhere else."""
         if self.terminal:
-            self.console.print(Text(text, "dim"))
+            self.console.print(Text(text, "dim"), soft_wrap=True)  # a command in it is to be copied whole
 
     def object(self, value: Any) -> None:
         """One JSON object."""
