@@ -14,16 +14,16 @@ from eventstore.inbox import BarrierInfo
 
 from .describing import decided, moment
 from .opening import command_for, find_trace, json_option, open_for_reading, open_for_writing, trace_argument
-from .output import Age, Column, Output, visible
+from .output import Age, Column, Output, Until, visible
 
 ACTIONS = ("approve", "reject", "modify", "reroute")
 ASKED = (
-    Column("trace", style="bold"),
+    Column("trace", style="bold", cut=True),
     Column("barrier", style="yellow"),
     Column("prompt", cut=True),
     Column("waits since", style="dim"),
     Column("deadline"),
-    Column("default"),
+    Column("default", cut=True),
 )
 ANSWERED = (Column("decision"), Column("decided", style="dim"))
 
@@ -55,7 +55,7 @@ def barriers(
     if not page:
         output.hint("Nothing waits." if pending else "No barrier.")
     columns = ASKED if pending else ASKED + ANSWERED
-    output.rows(columns, [_row(info)[: len(columns)] for info in page])
+    output.rows(columns, [_row(info, output.terminal)[: len(columns)] for info in page])
     if len(found) > limit:
         last = page[-1]
         shown = [] if which is None else [f"--{which}"]
@@ -66,15 +66,21 @@ def barriers(
     return None
 
 
-def _row(info: BarrierInfo) -> list[object]:
-    deadline = moment(info.deadline_at)
+def _deadline(info: BarrierInfo, terminal: bool) -> object:
+    if terminal:
+        return None if info.deadline_at is None else Until(info.deadline_at)
+    shown = moment(info.deadline_at)
+    return f"{shown}, expired" if info.expired else shown or None
+
+
+def _row(info: BarrierInfo, terminal: bool) -> list[object]:
     default = "reject" if info.default is None else decided(info.default)
     return [
         info.trace_id,
         info.barrier_id,
         info.prompt or None,
         Age(info.raised_at),
-        f"{deadline}, expired" if info.expired else deadline or None,
+        _deadline(info, terminal),
         default if info.deadline_at else None,
         None if info.decision is None else decided(info.decision),
         None if info.decided_at is None else Age(info.decided_at),

@@ -58,6 +58,12 @@ class Age(NamedTuple):
     at: datetime
 
 
+class Until(NamedTuple):
+    """A time that a terminal shows as how far off it is."""
+
+    at: datetime
+
+
 def visible(text: str) -> str:
     """`text` with control, direction and line characters written as escapes.
 
@@ -87,7 +93,7 @@ def plain(value: Any) -> str:
     >>> plain(None), plain(1234), plain(datetime(2025, 1, 2, tzinfo=UTC))
     ('-', '1234', '2025-01-02T00:00:00.000000Z')
     """
-    if isinstance(value, Age):
+    if isinstance(value, Age | Until):
         value = value.at
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -104,6 +110,9 @@ def pretty(value: Any) -> str:
     """
     if isinstance(value, Age):
         return _ago(value.at)
+    if isinstance(value, Until):
+        seconds = (value.at - datetime.now(UTC)).total_seconds()
+        return f"in {_span(seconds)}" if seconds > 0 else "expired"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
     if isinstance(value, Size):
@@ -126,15 +135,14 @@ def count(number: int, noun: str) -> str:
 
 def _ago(when: datetime) -> str:
     seconds = (datetime.now(UTC) - when).total_seconds()
-    for limit, unit_seconds, unit in (
-        (90, 1, "s"),
-        (5400, 60, "min"),
-        (129_600, 3600, "h"),
-        (30 * 86_400, 86_400, "d"),
-    ):
+    return f"{_span(seconds)} ago" if seconds < 30 * 86_400 else when.strftime("%Y-%m-%d")
+
+
+def _span(seconds: float) -> str:
+    for limit, unit_seconds, unit in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
         if seconds < limit:
-            return f"{max(0, int(seconds // unit_seconds))} {unit} ago"
-    return when.strftime("%Y-%m-%d")
+            return f"{max(0, int(seconds // unit_seconds))} {unit}"
+    return f"{int(seconds // 86_400)} d"
 
 
 class Output:
@@ -197,6 +205,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], header: boo
     widths = _widths(columns, [[cell.plain for cell in row] for row in cells])
     fixed = sum(taken for column, taken in zip(columns, widths, strict=True) if not column.cut)
     left = width - GAP * len(columns) - fixed
+    shares = _shares([taken for column, taken in zip(columns, widths, strict=True) if column.cut], left)
     table = Table(box=SIMPLE_HEAD, show_header=header, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for column, natural in zip(columns, widths, strict=True):
         table.add_column(
@@ -206,11 +215,20 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], header: boo
             justify=column.justify,
             no_wrap=column.cut,
             overflow="ellipsis" if column.cut else "fold",
-            width=max(MIN_CUT, min(natural, left)) if column.cut else natural,
+            width=max(MIN_CUT, next(shares)) if column.cut else natural,
         )
     for row in cells:
         table.add_row(*row)
     return table
+
+
+def _shares(widths: Sequence[int], left: int) -> Iterator[int]:
+    """How wide each cut column may be: what it needs, or its part of what is left when all are too wide."""
+    given: dict[int, int] = {}
+    for place, needed in sorted(enumerate(widths), key=lambda item: item[1]):
+        given[place] = min(needed, max(0, left) // (len(widths) - len(given)))
+        left -= given[place]
+    return (given[place] for place in range(len(widths)))
 
 
 def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[Any]], header: bool) -> str:
