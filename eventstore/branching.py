@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from .commands import Abort, Call, Command, Idle, Launch, Outcome, Release, Settle, Steps
-from .errors import EventStoreError, StateError, ValueRefused
+from .errors import EventStoreError, ValueRefused
 from .event import BarrierRaised, DeltaOp, DeltaSource, StateDelta
 from .fold import MISSING
 from .owned import Batch
 from .plan import Node
 from .recorded import ControlEvent
 from .run_event import BranchExecuted
-from .step import Draft
+from .step import Draft, described
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
@@ -70,6 +70,7 @@ def _settle_doubts(run: Scheduler, node: Node, branches: list[Branch]) -> Genera
     """Apply rules and decisions to branches in doubt; gives the barriers that are to be raised."""
     asks: list[BarrierRaised] = []
     occurrence = run.occurrence(node)
+    has_failed = node.strategy == "fail_fast" and any(run.present(f"failed/{branch.path}") for branch in branches)
     for branch in branches:
         path, effects = branch.path, branch.node.side_effects
         if path in run.fresh or run.present(f"held/{path}", f"failed/{path}") or not effects:
@@ -80,12 +81,14 @@ def _settle_doubts(run: Scheduler, node: Node, branches: list[Branch]) -> Genera
             if done is MISSING or run.options.effects == "run":
                 continue
             if run.options.effects == "reuse" and done is not None:
-                yield from run.commit(Batch(after=[BranchExecuted(path, has_side_effects=True, deltas=list(done))]))
+                yield from run.commit(Batch(after=[BranchExecuted(path, has_side_effects=True, deltas=done.deltas)]))
             else:
                 asks.append(run.question(branch.node, path, "effect"))
         elif action is None and branch.node.in_doubt == "ask":
             asks.append(run.question(branch.node, path, "in_doubt"))
         elif action == "approve" or (action is None and branch.node.in_doubt == "retry"):
+            if has_failed:
+                continue  # it will not be started any more
             yield from run.commit(Batch(after=[run.intent(path, occurrence)], sync=True))
             run.fresh.add(path)
         else:
@@ -262,11 +265,13 @@ class _Group:
         draft = run.draft()
         try:
             self._merge(draft)
-        except StateError as error:
-            executed |= {"success": False, "error": f"{type(error).__name__}: {error}"}
-            return (yield from run.fail(node, executed, error))
-        self._tell_failures(draft, failed)
-        return (yield from run.advance(node, Batch(draft=draft), executed, draft))
+            self._tell_failures(draft, failed)
+        except Exception as error:  # a conflict, or a reducer of the user's that fails
+            return (yield from run.fail(node, executed | {"success": False, "error": described(error)}, error))
+        try:
+            return (yield from run.advance(node, Batch(draft=draft), executed, draft))
+        except ValueRefused as error:  # more than one append can hold
+            return (yield from run.fail(node, executed | {"success": False, "error": described(error)}, error))
 
     def _merge(self, draft: Draft) -> None:
         run = self.run

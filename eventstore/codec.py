@@ -214,7 +214,7 @@ def envelope(event: ControlEvent) -> Envelope:
         msgspec.convert(data, KINDS[kind])
     except msgspec.ValidationError as error:
         raise ValueRefused(kind, str(error)) from None
-    if kind == "node_executed":
+    if kind in ("node_executed", "branch_executed"):
         check_cost(data.get("duration_ms", 0), data.get("token_cost", 0))
     return Envelope(kind, data)
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
-from .codec import normalise
+from .codec import check_cost, normalise
 from .errors import EventStoreError, MissingKey
 from .fold import MISSING
 from .idempotency import idempotency_key
@@ -110,9 +110,9 @@ class Context(Writes):
     >>> graph_node = lambda ctx: ctx.put("total", ctx.state["price"] * 2)
     """
 
-    __slots__ = ("_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_random", "_replayed",
-                 "_taken", "attempt", "index", "item", "node", "occurrence", "path", "recorded", "scope", "spent",
-                 "state")  # fmt: skip
+    __slots__ = ("_by_name", "_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_random",
+                 "_replayed", "_taken", "attempt", "index", "item", "node", "occurrence", "path", "recorded", "scope",
+                 "spent", "state")  # fmt: skip
 
     def __init__(
         self,
@@ -135,6 +135,7 @@ class Context(Writes):
         self._is_async = node.is_async
         self._random: random.Random | None = None
         self._replayed = replayed
+        self._by_name: dict[str, list[Any]] | None = None
         self._taken: dict[str, int] = {}
         self.node = node.name
         self.path = path
@@ -203,11 +204,15 @@ class Context(Writes):
     def record(
         self, *, token_cost: float = 0.0, duration_ms: float = 0.0, has_side_effects: bool | None = None
     ) -> None:
-        """Add to what this execution cost; a duration given here stands for the measured one."""
+        """Add to what this execution cost; a duration given here stands for the measured one. Raises ValueRefused."""
         self._open()
-        self.spent["token_cost"] = self.spent.get("token_cost", 0) + token_cost
-        if duration_ms:
-            self.spent["duration_ms"] = self.spent.get("duration_ms", 0) + duration_ms
+        total_cost = self.spent.get("token_cost", 0) + token_cost
+        total_ms = self.spent.get("duration_ms", 0) + duration_ms
+        check_cost(duration_ms, token_cost)
+        check_cost(total_ms, total_cost)
+        self.spent["token_cost"] = total_cost
+        if total_ms:
+            self.spent["duration_ms"] = total_ms
         if has_side_effects is not None:
             self.spent["has_side_effects"] = has_side_effects or self.spent.get("has_side_effects", False)
 
@@ -271,7 +276,11 @@ class Context(Writes):
         return converted(name, found, kind)
 
     def _from_log(self, name: str) -> Any:
-        named = [value for called, value in self._replayed if called == f"call:{name}"]
+        if self._by_name is None:
+            self._by_name = {}
+            for called, value in self._replayed:
+                self._by_name.setdefault(called, []).append(value)
+        named = self._by_name.get(f"call:{name}", ())
         index = self._taken.get(name, 0)
         if index < len(named):
             self._taken[name] = index + 1
@@ -297,6 +306,7 @@ class Context(Writes):
         return self._draft
 
     def close(self, late: EventStoreError | None = None) -> None:
-        """Take no more writes; `late` is what they raise."""
-        self._late = late
-        self._draft = None
+        """Take no more writes; `late` is what they raise. The first one to close says it."""
+        if self._draft is not None:
+            self._late = late
+            self._draft = None

@@ -47,6 +47,7 @@ def _executed(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
     elif data.get("retry_at_us") is not None:
         yield f"retry/{node}", "put", _retry(data)
     elif data.get("falls_back"):
+        yield "steps", "sum", 1
         yield f"visits/{node}", "sum", 1
         yield "next", "put", data.get("next")
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .event import DeltaSource, NodeExecuted, StateDelta
 from .recorded import RecordedEvent
 from .run_event import BranchExecuted, IntentWithdrawn, NodeIntended
 
-Effects = dict[tuple[str, int], list[StateDelta] | None]
+
+class Effect(NamedTuple):
+    """What a visit with side effects wrote, and where the run went after it (a branch goes nowhere)."""
+
+    deltas: list[StateDelta]
+    next: str | None = None
+
+
+Effects = dict[tuple[str, int], Effect | None]
 
 
 def effects_after(events: Iterable[RecordedEvent], control: Mapping[str, Any]) -> Effects:
@@ -24,7 +32,9 @@ def effects_after(events: Iterable[RecordedEvent], control: Mapping[str, Any]) -
     [('pay', 2)]
     """
     visits = {key[7:]: int(count) for key, count in control.items() if key.startswith("visits/")}
-    found: Effects = {}
+    found: Effects = {
+        _visit(key[7:], visits): None for key in control if key.startswith("intent/")
+    }  # begun before, and perhaps done after
     deltas: list[StateDelta] = []
     row = 0
     for recorded in events:
@@ -39,10 +49,10 @@ def effects_after(events: Iterable[RecordedEvent], control: Mapping[str, Any]) -
         elif isinstance(event, IntentWithdrawn):
             found.pop(_visit(event.path, visits), None)
         elif isinstance(event, BranchExecuted) and event.success and event.has_side_effects:
-            found[_visit(event.path, visits)] = event.deltas
+            found[_visit(event.path, visits)] = Effect(event.deltas)
         elif isinstance(event, NodeExecuted):
             if event.success and event.has_side_effects:
-                found[event.node, visits.get(event.node, 0) + 1] = list(deltas)
+                found[event.node, visits.get(event.node, 0) + 1] = Effect(list(deltas), event.next)
             if event.success or event.falls_back:
                 visits[event.node] = visits.get(event.node, 0) + 1
     return found

@@ -6,6 +6,7 @@ its first commit is to say: the epoch, a forced change of the graph, the reopeni
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ from .checkpoints import same
 from .codec import normalise_state
 from .control import ENDED
 from .definition import changes
-from .effects import effects_after
+from .effects import Effects, effects_after
 from .errors import (
     CrashLoop,
     EventStoreError,
@@ -29,8 +30,9 @@ from .errors import (
     TraceNotFound,
     Trimmed,
 )
-from .event import StateDelta, TraceStarted
+from .event import TraceStarted
 from .idempotency import idempotency_key
+from .ownership import Claim
 from .plan import Plan
 from .record import GraphResult
 from .recorded import MAIL, ControlEvent, RecordedEvent
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 MOST_STALLED = 5
 STALLED_EVENTS = 64
-"""How far back a row of ownerships is looked for; a few times what five of them leave."""
+"""How far back a row of ownerships is looked for at first; a few times what five of them usually leave."""
 CLAIM_POLL_S = 0.1
 
 
@@ -60,7 +62,7 @@ class Entry(NamedTuple):
     carry: list[ControlEvent]
     at_once: bool
     fresh: set[str]
-    effects: dict[tuple[str, int], list[StateDelta] | None]
+    effects: Effects
     told: int = 0
 
 
@@ -73,6 +75,7 @@ class Again(NamedTuple):
     force: bool = False
     reopen: bool = False
     wait_s: float = 0.0
+    giving_up: threading.Event | None = None
 
 
 def start(plan: Plan, store: Store, state: Mapping[str, Any] | None, trace_id: str) -> Entry:
@@ -129,7 +132,11 @@ def again(plan: Plan, store: Store, trace_id: str, how: Again) -> tuple[Trace, E
     ownership = store._ownership
     ownership.entered(trace_id)
     try:
-        claim = _claim(store, trace, how.wait_s)
+        claim = _claim(store, trace, how)
+    except BaseException:
+        ownership.left(trace_id)
+        raise
+    try:
         trace.refresh()
         if _stands(trace, how.reopen):
             ownership.release(trace, claim.epoch)
@@ -145,12 +152,12 @@ def again(plan: Plan, store: Store, trace_id: str, how: Again) -> tuple[Trace, E
         if not how.force:
             stalled = _stalled(trace)
             if stalled >= MOST_STALLED:
-                ownership.release(trace, claim.epoch)
                 raise CrashLoop(trace_id, stalled, trace.next_node)
         at_once = claim.taken_over or len(carry) > 1
         return trace, Entry(trace, claim.epoch, carry, at_once, set(), _effects(store, trace, plan), trace.version)
     except BaseException:
         ownership.left(trace_id)
+        ownership.give_back(trace, claim.epoch)
         raise
 
 
@@ -180,14 +187,25 @@ def stalled_ownerships(events: list[RecordedEvent]) -> int:
     for recorded in reversed(events):
         if recorded.kind == "owner_changed":
             count += 1
-        elif recorded.kind not in MAIL and recorded.kind not in ("node_intended", "intent_withdrawn"):
+        elif _is_progress(recorded):
             break
     return count
 
 
+def _is_progress(recorded: RecordedEvent) -> bool:
+    return recorded.kind not in MAIL and recorded.kind not in ("owner_changed", "node_intended", "intent_withdrawn")
+
+
 def _stalled(trace: Trace) -> int:
     root_seq = trace._store._reader.root_seq(trace._row)
-    return stalled_ownerships(list(trace.events(after=max(root_seq, trace.version - STALLED_EVENTS))))
+    window = STALLED_EVENTS
+    while True:
+        after = max(root_seq, trace.version - window)
+        events = list(trace.events(after=after))
+        count = stalled_ownerships(events)
+        if count >= MOST_STALLED or after == root_seq or any(_is_progress(event) for event in events):
+            return count
+        window *= 16
 
 
 def _stands(trace: Trace, reopen: bool) -> bool:
@@ -199,13 +217,13 @@ def _stands(trace: Trace, reopen: bool) -> bool:
     return trace.status in ("waiting", "completed")
 
 
-def _claim(store: Store, trace: Trace, wait_s: float) -> Any:
-    until = time.monotonic() + wait_s
+def _claim(store: Store, trace: Trace, how: Again) -> Claim:
+    until = time.monotonic() + how.wait_s
     while True:
         try:
             return store._ownership.claim(trace, trace.control.get("epoch", 0))
         except RunOwned:
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or (how.giving_up is not None and how.giving_up.is_set()):
                 raise
             time.sleep(CLAIM_POLL_S)
 
@@ -242,9 +260,9 @@ def _check_input(store: Store, trace_id: str, state: Mapping[str, Any]) -> None:
         raise InputDiffers(trace_id, differing)
 
 
-def _effects(store: Store, trace: Trace, plan: Plan) -> dict[tuple[str, int], list[StateDelta] | None]:
+def _effects(store: Store, trace: Trace, plan: Plan) -> Effects:
     """What the traces that this one was forked from did to the world after the fork."""
-    found: dict[tuple[str, int], list[StateDelta] | None] = {}
+    found: Effects = {}
     if any(node.side_effects for node in plan.nodes.values()):
         for parent_id, fork_seq in store._ancestors(trace._row):
             control = store._reader.restore(parent_id, fork_seq)[2].control

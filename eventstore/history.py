@@ -37,8 +37,8 @@ def execution_trace(trace_id: str, events: Iterable[RecordedEvent]) -> Execution
         if isinstance(event, StateDelta):
             trace.deltas.append(event)
         elif isinstance(event, NodeExecuted):
-            steps += event.success
-            trace.entries.append(execution_entry(event, steps if event.success else 0, recorded_event.seq, at))
+            steps += event.success or event.falls_back
+            trace.entries.append(execution_entry(event, steps, recorded_event.seq, at))
         elif isinstance(event, BranchExecuted):
             trace.entries.append(branch_entry(event, steps + 1, recorded_event.seq, at))
         elif isinstance(event, BarrierDecided):
@@ -63,14 +63,14 @@ def entries(row: LogRow, steps: int) -> list[ExecutionEntry]:
         if isinstance(event, BranchExecuted):
             found.append(branch_entry(event, steps + 1, row.first_seq + index, at))
         else:
-            steps += event.success
-            found.append(execution_entry(event, steps if event.success else 0, row.first_seq + index, at))
+            steps += event.success or event.falls_back
+            found.append(execution_entry(event, steps, row.first_seq + index, at))
     return found
 
 
 def execution_entry(event: NodeExecuted, step: int, seq: int, at: datetime) -> ExecutionEntry:
     """A node's execution; its commit is its end, and its duration gives the start."""
-    return _entry(event, event.node, step, seq, at, None)
+    return _entry(event, event.node, step if event.success or event.falls_back else 0, seq, at, None)
 
 
 def branch_entry(event: BranchExecuted, step: int, seq: int, at: datetime) -> ExecutionEntry:

@@ -28,7 +28,7 @@ class Roll:
         self._path = path
         self._fd = -1
         self._users = 0
-        self._held: set[int] = set()
+        self._held: dict[int, set[str]] = {}
 
     @classmethod
     def of(cls, file: str) -> Roll:
@@ -42,23 +42,27 @@ class Roll:
             roll._users += 1
             return roll
 
-    def hold(self, number: int) -> None:
-        """Lock the byte of an owner that is this process."""
+    def hold(self, number: int, active: set[str]) -> None:
+        """Lock the byte of an owner that is this process; `active`: the runs that it works on at any time."""
         with _lock:
             if fcntl is not None:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-            self._held.add(number)
+            self._held[number] = active
 
     def let_go(self, number: int) -> None:
         """Unlock it."""
         with _lock:
-            self._held.discard(number)
+            self._held.pop(number, None)
             if fcntl is not None and self._fd >= 0:
                 fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number)
 
     def is_here(self, number: int) -> bool:
         """Whether that owner is this process."""
         return number in self._held
+
+    def works_on(self, number: int, trace_id: str) -> bool:
+        """Whether that owner, of this process, works on the run."""
+        return trace_id in self._held.get(number, ())
 
     def is_locked(self, number: int) -> bool:
         """Whether a process holds that byte; call it only where no other process asks at the same time."""
@@ -90,7 +94,7 @@ def _forget() -> None:
     for roll in _rolls.values():
         if roll._fd >= 0:
             os.close(roll._fd)
-        roll._fd, roll._held, roll._users = -1, set(), 0
+        roll._fd, roll._held, roll._users = -1, {}, 0
     _rolls.clear()
 
 

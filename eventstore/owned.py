@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .checkpoint import CheckpointTrigger
-from .codec import Envelope, decode_rows, envelope
+from .codec import Envelope, check_cost, decode_rows, envelope
 from .event import NodeExecuted, TraceEnded
 from .ownership import END, FREE
 from .pending import Mark, Pending
@@ -111,6 +111,7 @@ def _enveloped(trace: Trace, event: ControlEvent) -> Envelope:
         elif isinstance(event, TraceEnded) and event.error is not None:
             event = msgspec.structs.replace(event, error=str(redact("error", event.error)))
     if type(event) is NodeExecuted:
+        check_cost(event.duration_ms, event.token_cost)
         return Envelope("node_executed", event)
     return envelope(event)
 

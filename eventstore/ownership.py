@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apsw
 
-from .errors import EventStoreError, RunOwned
+from .errors import EventStoreError, RunOwned, StorageError
 from .liveness import Roll
 from .log import find_trace
 from .pending import Statement
@@ -68,6 +68,8 @@ class Ownership:
         self._roll: Roll | None = None
         self._active: set[str] = set()
         self._seen: dict[int, tuple[int, float]] = {}
+        self._owed: list[tuple[Trace, int]] = []
+        self._threads: dict[str, dict[str, threading.Thread]] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._heart: threading.Thread | None = None
@@ -100,7 +102,7 @@ class Ownership:
             row_id = find_trace(connection, trace_id).id
             row: Any = connection.execute(LEASE, (row_id,)).fetchone()
             epoch, holder, name, beat = row or (0, None, None, 0)
-            if holder is not None and holder != owner and self._lives(holder, beat):
+            if holder is not None and holder != owner and self._lives(holder, beat, trace_id):
                 raise RunOwned(trace_id, name or f"owner {holder}")
             epoch = max(epoch, known_epoch) + 1
             connection.execute(TAKE, (row_id, epoch, owner))
@@ -131,6 +133,22 @@ class Ownership:
         row_id = trace._row.id
         self._store._writer.write(lambda connection: connection.execute(FREE, (due_us, row_id, epoch)), relaxed=True)
 
+    def give_back(self, trace: Trace, epoch: int) -> None:
+        """`release` after a failure: where it fails in turn (busy, full), the next beats try again."""
+        try:
+            self.release(trace, epoch)
+        except StorageError:
+            with self._lock:
+                self._owed.append((trace, epoch))
+
+    def threads_of(self, trace_id: str) -> dict[str, threading.Thread]:
+        """The threads of calls of that run in this process, by path; those that have ended are forgotten."""
+        with self._lock:
+            for known in list(self._threads):
+                if known != trace_id and not any(thread.is_alive() for thread in self._threads[known].values()):
+                    del self._threads[known]
+            return self._threads.setdefault(trace_id, {})
+
     def due(self, name: str, limit: int, after: int = 0) -> tuple[list[str], int | None]:
         """Runs of that graph that a worker can try: free and due, of another owner that may be dead, or expired.
 
@@ -143,12 +161,12 @@ class Ownership:
             found = [trace_id for _, trace_id in rows if trace_id not in self._active]
         return found, rows[-1][0] if len(rows) == limit else None
 
-    def _lives(self, owner: int, beat: int | None) -> bool:
+    def _lives(self, owner: int, beat: int | None, trace_id: str) -> bool:
         assert self._roll is not None
         if beat is None or not self._roll.is_locked(owner):
             return False
         if self._roll.is_here(owner):
-            return True
+            return self._roll.works_on(owner, trace_id)
         now = time.monotonic()
         seen = self._seen.get(owner)
         if seen is None or seen[0] != beat:
@@ -169,7 +187,7 @@ class Ownership:
                         connection.execute(REMOVE_OWNER, (idle,))
                 connection.execute(ADD_OWNER, (self.name, time.time_ns() // 1000))
                 number = connection.last_insert_rowid()
-                roll.hold(number)
+                roll.hold(number, self._active)
                 return number
 
             try:
@@ -184,6 +202,10 @@ class Ownership:
 
     def _beat(self) -> None:
         while not self._stopped.wait(self.owner_timeout_s / 6):
+            with self._lock:
+                owed, self._owed = self._owed, []
+            for trace, epoch in owed:
+                self.give_back(trace, epoch)
             if not self._active:
                 continue
             try:

@@ -50,7 +50,7 @@ class ExecutionMetadata(JsonRecord, frozen=True):
 
 
 class ExecutionEntry(JsonRecord, frozen=True):
-    """One execution of a node. `step`: 1-based number of the committed visit, 0 for a failed one.
+    """One execution of a node. `step`: 1-based number of the committed visit, 0 for an attempt that failed.
 
     `branch`: of a parallel node (`node_name`), executed in the step of that number; `attempt`: 1 for the first.
 

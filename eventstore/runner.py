@@ -11,7 +11,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from .commands import Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Settle
+from .commands import Call, Command, Commit, Execute, Idle, Launch, Outcome, Release, Settle, Steps
 from .entering import Entry
 from .errors import Fenced, StorageError, ValueRefused, WrongExpectedVersion
 from .owned import Batch, mail_only, prepare
@@ -31,7 +31,12 @@ class SyncRun(Running):
 
     def drive(self, scheduler: Scheduler, at_once: bool) -> str:
         """Run to the end, a wait, or a stop; gives the status. Raises RunFailed, Fenced, storage errors."""
-        steps = scheduler.run(at_once)
+        try:
+            return self._drive(scheduler.run(at_once))
+        finally:
+            self.abandon()
+
+    def _drive(self, steps: Steps) -> str:
         answer: Any = None
         refused: ValueRefused | None = None
         while True:
@@ -99,7 +104,7 @@ class SyncRun(Running):
 
     def _execute(self, call: Call) -> Outcome:
         self.tell_started(call)
-        if call.node.timeout_s is None and call.context.path not in self._threads:
+        if call.node.timeout_s is None and not self.is_still_called(call.context.path):
             return self.invoke(call)
         self.spawn(call, lambda late, outcome: self._done.put((late, outcome)))
         while True:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from .commands import Abort, Call, Command, Commit, Execute, Idle, Launch, Options, Outcome, Release, Settle
+from .context import Context
 from .entering import Again, Entry, again, result_of, start_or_again
-from .errors import EventStoreError, Fenced, NodeTimeout, RunFailed, StorageError, ValueRefused, WrongExpectedVersion
+from .errors import Fenced, NodeTimeout, RunFailed, StorageError, ValueRefused, WrongExpectedVersion
 from .owned import Batch, mail_only, prepare
 from .plan import Plan
 from .pump import Workers
 from .record import GraphResult
 from .run_event import ValueRecorded
-from .running import MOST_SETTLED, Listener, Running
+from .running import MOST_SETTLED, Listener, Running, exit_refused
 from .scheduler import Scheduler
 from .store import Store, uuid7
 from .trace import Trace
@@ -45,6 +47,7 @@ class AsyncRun(Running):
         self._lock = asyncio.Lock()
         self._done: asyncio.Queue[tuple[Call, Outcome]] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._aborted: set[Context] = set()
 
     async def drive(self, scheduler: Scheduler, at_once: bool) -> str:
         """Run to the end, a wait, or a stop; gives the status. Raises RunFailed, Fenced, storage errors."""
@@ -65,6 +68,7 @@ class AsyncRun(Running):
                 if self.fatal is not None:
                     raise self.fatal
         finally:
+            self.abandon()
             for task, call in list(self._tasks.items()):
                 call.context.close()
                 task.cancel()
@@ -158,22 +162,22 @@ class AsyncRun(Running):
             made = node.function(context) if node.kind == "node" else node.function(context, context.item)
             self.after(call, await (made if node.timeout_s is None else _within(made, context.path, node.timeout_s)))
         except asyncio.CancelledError as stopped:
-            error = stopped if self.is_cancelled() or call in self._aborted else _left(context.path)
+            error = stopped if self.is_cancelled() or context in self._aborted else exit_refused(context.path, stopped)
         except Exception as raised:
             error = raised
+        except (SystemExit, GeneratorExit) as raised:
+            error = exit_refused(context.path, raised)
         except BaseException as interrupt:
             self.fatal = error = interrupt
         finally:
             context.close()
         self._done.put_nowait((call, Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))))
 
-    _aborted: tuple[Call, ...] = ()
-
     def _abort(self) -> None:
-        stopped = [(task, call) for task, call in self._tasks.items() if not call.node.side_effects]
-        self._aborted += tuple(call for _, call in stopped)
-        for task, _ in stopped:
-            task.cancel()
+        for task, call in self._tasks.items():
+            if not call.node.side_effects:
+                self._aborted.add(call.context)
+                task.cancel()
 
     async def _settle(self, until_us: int | None) -> list[tuple[Call, Outcome]]:
         while True:
@@ -215,10 +219,6 @@ async def _within(made: Awaitable[Any], path: str, timeout_s: float) -> Any:
         raise
 
 
-def _left(path: str) -> EventStoreError:
-    return EventStoreError(f"node {path!r} cancelled itself")
-
-
 async def start_and_drive(
     workers: Workers,
     plan: Plan,
@@ -229,7 +229,9 @@ async def start_and_drive(
     stop: threading.Event | None,
 ) -> GraphResult:
     """Start a run, or enter the one of that id, and drive it."""
-    trace, entry = await workers.call(start_or_again, plan, store, state, trace_id, uuid7())
+    giving_up = threading.Event()
+    enter = partial(start_or_again, plan, store, state, trace_id, uuid7())
+    trace, entry = await _enter(workers, enter, giving_up)
     return await _drive(plan, trace, entry, Options(), listener, stop, workers)
 
 
@@ -244,8 +246,27 @@ async def resume_and_drive(
     stop: threading.Event | None,
 ) -> GraphResult:
     """Enter a run that exists, and drive it."""
-    trace, entry = await workers.call(again, plan, store, trace_id, how)
+    giving_up = threading.Event()
+    enter = partial(again, plan, store, trace_id, how._replace(giving_up=giving_up))
+    trace, entry = await _enter(workers, enter, giving_up)
     return await _drive(plan, trace, entry, options, listener, stop, workers)
+
+
+async def _enter(
+    workers: Workers, enter: Callable[[], tuple[Trace, Entry | None]], giving_up: threading.Event
+) -> tuple[Trace, Entry | None]:
+    """Enter on a thread. A task that is cancelled meanwhile gives back what the thread came to own."""
+    work = asyncio.ensure_future(workers.call(enter))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        giving_up.set()
+        await asyncio.wait([work])
+        if work.exception() is None and (entry := work.result()[1]) is not None:
+            ownership = entry.trace._store._ownership
+            ownership.left(entry.trace.id)
+            await asyncio.shield(workers.call(ownership.give_back, entry.trace, entry.epoch))
+        raise
 
 
 async def _drive(
@@ -268,8 +289,8 @@ async def _drive(
         await workers.call(running.tell)
         await running.drive(scheduler, entry.at_once)
     except BaseException as error:
-        if not isinstance(error, Fenced | RunFailed | StorageError):
-            await asyncio.shield(workers.call(ownership.release, trace, entry.epoch))
+        if not isinstance(error, Fenced | RunFailed):
+            await asyncio.shield(workers.call(ownership.give_back, trace, entry.epoch))
         raise
     finally:
         ownership.left(trace.id)

@@ -6,6 +6,7 @@ timeout is left to end by itself, its context closed; the same node is not calle
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 import time
@@ -25,6 +26,14 @@ POLL_S = 0.5
 MOST_BRANCHES = 32
 MOST_SETTLED = 256
 Listener = Callable[[StreamEvent], None]
+EXITS = (SystemExit, GeneratorExit, asyncio.CancelledError)
+
+
+def exit_refused(path: str, raised: BaseException) -> EventStoreError:
+    """The failure of a node that wanted to end more than itself."""
+    error = EventStoreError(f"node {path!r} raised {type(raised).__name__}: {raised}".rstrip(": "))
+    error.__cause__ = raised
+    return error
 
 
 class Running:
@@ -45,7 +54,8 @@ class Running:
         self._told = entry.told
         known = trace._store.checkpoints.between(trace.id, self._told, self._told) if listener and self._told else []
         self._checkpoints = {checkpoint.checkpoint_id for checkpoint in known}
-        self._threads: dict[str, threading.Thread] = {}
+        self._threads = trace._store._ownership.threads_of(trace.id)
+        self._calls: set[Context] = set()
         self._deadlines: dict[str, tuple[Call, float]] = {}
         self._late: set[int] = set()
 
@@ -121,7 +131,8 @@ class Running:
     def invoke(self, call: Call) -> Outcome:
         """Call a sync node on this thread, and close its context.
 
-        What is no `Exception` (an interrupt, an exit) is no outcome of the node: it ends the work on this run.
+        What is no `Exception` (an interrupt) is no outcome of the node: it ends the work on this run. But to exit
+        is not a node's to decide: that is a failure like any other.
         """
         context, node = call.context, call.node
         assert node.function is not None
@@ -132,6 +143,8 @@ class Running:
             self.after(call, node.function(context) if node.kind == "node" else node.function(context, context.item))
         except Exception as raised:
             error = raised
+        except EXITS as raised:
+            error = exit_refused(context.path, raised)
         finally:
             context.close()
         return Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))
@@ -166,6 +179,7 @@ class Running:
         """Run a call on a thread of its own, once an earlier one of its path has ended; `done` is called there."""
         path, node = call.context.path, call.node
         earlier = self._threads.get(path)
+        self._calls.add(call.context)
         run_in = contextvars.copy_context().run
 
         def work() -> None:
@@ -178,11 +192,22 @@ class Running:
             except BaseException as interrupt:
                 self.fatal = interrupt
                 outcome = Outcome(interrupt, 0.0)
+            self._calls.discard(call.context)
             done(call, outcome)
 
         thread = threading.Thread(target=work, name=f"eventstore-{path}", daemon=True)
         self._threads[path] = thread
         thread.start()
+
+    def is_still_called(self, path: str) -> bool:
+        """Whether a thread of an earlier call, perhaps of an earlier run of this process, has not ended."""
+        thread = self._threads.get(path)
+        return thread is not None and thread.is_alive()
+
+    def abandon(self) -> None:
+        """Close the contexts of calls that go on without this run."""
+        for context in list(self._calls):
+            context.close()
 
     def in_time(self, done: tuple[Call, Outcome]) -> list[tuple[Call, Outcome]]:
         """A call that has ended; nothing where it was given up at its deadline before."""

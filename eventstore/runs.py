@@ -15,7 +15,7 @@ from typing import Any
 from .checkpoint import GraphHashMode
 from .commands import Effects, Options
 from .entering import Again, Entry, again, result_of, start_or_again
-from .errors import Fenced, RunFailed, StorageError
+from .errors import Fenced, RunFailed
 from .graph import Graph
 from .plan import Plan
 from .pump import Workers
@@ -166,8 +166,8 @@ def _drive(
 ) -> GraphResult:
     if entry is None:
         return result_of(trace)
-    running = SyncRun(plan, entry, listener, stop or threading.Event())
     with _owned(trace, entry.epoch):
+        running = SyncRun(plan, entry, listener, stop or threading.Event())
         scheduler = Scheduler(plan, trace, running, options, entry.carry, entry.effects)
         scheduler.fresh |= entry.fresh
         running.tell()
@@ -188,8 +188,8 @@ class _owned:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         ownership = self._trace._store._ownership
         try:
-            if error is not None and not isinstance(error, Fenced | RunFailed | StorageError):
-                ownership.release(self._trace, self._epoch)
+            if error is not None and not isinstance(error, Fenced | RunFailed):
+                ownership.give_back(self._trace, self._epoch)
         finally:
             ownership.left(self._trace.id)
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import deciding
 from .branching import parallel
+from .codec import envelope
 from .commands import Call, Command, Commit, Execute, Idle, Options, Outcome, Release, Steps
 from .context import Context, StateView
 from .control import with_prefix
+from .effects import Effects
 from .errors import EventStoreError, MaxStepsExceeded, NodeTimeout, NoRoute, RunFailed, ValueRefused
 from .event import BarrierRaised, NodeExecuted, Reroute, StateDelta, TraceEnded
 from .fold import MISSING
@@ -46,7 +48,7 @@ class Scheduler:
         desk: Any,
         options: Options,
         carry: list[ControlEvent],
-        effects: Mapping[tuple[str, int], list[StateDelta] | None],
+        effects: Effects,
     ) -> None:
         self.plan = plan
         self.trace = trace
@@ -142,6 +144,8 @@ class Scheduler:
             if node is not None:
                 return (yield from self._route_late(node))
         for path, action in with_prefix(self.control, "resolved/").items():
+            if f"resolved/{path}" not in self.control:
+                continue  # it went with another one of its node
             node = self.plan.nodes.get(path.partition("/")[0])
             if node is not None and node.kind == "barrier":
                 status = yield from self._leave_barrier(node, action, Batch(), self.draft())
@@ -163,8 +167,14 @@ class Scheduler:
         yield from self.commit(batch)
         return "completed" if target is None else None
 
+    def _leave(self, node: Node) -> None:
+        """What is known in memory of a visit ends with it."""
+        for known in (self.fresh, self.rested):
+            known -= {path for path in known if path.partition("/")[0] == node.name}
+
     def _abandoned(self, node: Node) -> Batch:
         """A node in doubt that a human routed around."""
+        self._leave(node)
         target = self.control.get("next")
         error = f"in doubt: rerouted to {target}"
         clears = self.left_by(node)
@@ -221,6 +231,7 @@ class Scheduler:
         clears: list[str] | None = None,
     ) -> Steps:
         """Commit a node's success with the way on from it, and the intent of the next node or the end."""
+        self._leave(node)
         if clears is None:
             clears = self.left_by(node)
         try:
@@ -232,18 +243,18 @@ class Scheduler:
                 TraceEnded("failed", reason),
             ]
             batch.lease = "end"
-            yield from self.commit(batch)
+            if not (yield from self.commit(batch)):
+                return None
             raise RunFailed(self.trace.id, node.name, reason) from error
         batch.after.append(NodeExecuted(**executed, next=target, clears=clears))
         if target is None:
-            yield from self.commit(self._ended(batch))
-            return "completed"
+            return "completed" if (yield from self.commit(self._ended(batch))) else None
         intended = self._intend_next(target, leaving=node.name)
         if intended is not None:
             batch.after.append(intended)
             batch.sync = True
-        yield from self.commit(batch)
-        if intended is not None:
+        went_in = yield from self.commit(batch)
+        if went_in and intended is not None:
             self.fresh.add(target)
         return None
 
@@ -283,6 +294,7 @@ class Scheduler:
 
     def fail(self, node: Node, executed: dict[str, Any], error: BaseException, keep: tuple[str, ...] = ()) -> Steps:
         """A node failed for good: go to its fallback, or end the run as failed. `keep`: control keys that stay."""
+        self._leave(node)
         reason = executed["error"]
         fallback = self.plan.fallbacks.get(node.name)
         if fallback is not None:
@@ -330,10 +342,11 @@ class Scheduler:
             return MISSING
         if self.options.effects == "reuse" and found is not None:
             draft = self.draft()
-            for delta in found:
+            for delta in found.deltas:
                 draft.write(delta.key, str(delta.op), delta.value, "fork")
             executed = {"node": node.name, "has_side_effects": True}
-            return (yield from self.advance(node, Batch(draft=draft), executed, draft))
+            way = found.next if found.next is None or found.next in self.plan.nodes else MISSING
+            return (yield from self.advance(node, Batch(draft=draft), executed, draft, way))
         yield from self.commit(Batch(after=[self.question(node, node.name, "effect")], lease="free"))
         return "waiting"
 
@@ -344,6 +357,7 @@ class Scheduler:
         barrier_id = deciding.next_barrier_id(trace, node.name)
         try:
             asked = deciding.raised(trace, self._asked(node, barrier_id))
+            envelope(asked)  # refuses here what the log cannot hold
         except Exception as error:
             return (yield from self._fail_run(node.name, error))
         early = deciding.waiting_decision(trace, barrier_id)
@@ -355,7 +369,7 @@ class Scheduler:
         event = deciding.decided(
             trace, draft, barrier_id, node.name, decision, reason="gate", source="human", submitted=is_exact
         )
-        batch = Batch(before=[asked, event], draft=draft, sync=True)
+        batch = Batch(before=[asked, event], draft=draft, sync=True, follows_mail=False)
         batch.marks = deciding.decision_checkpoints(trace, node.name, decision)
         if isinstance(decision, Reroute):
             return (yield from self._leave_barrier(node, "reroute", batch, draft, decision.target))
@@ -456,7 +470,11 @@ class Scheduler:
         if isinstance(error, NodeTimeout) and node.side_effects and node.in_doubt == "fail":
             return None
         elapsed_s = (self.desk.now_us() - self.since_us(call)) / 1e6
-        return next_wait_s(node.retry, call.context.attempt, error, elapsed_s)
+        try:
+            return next_wait_s(node.retry, call.context.attempt, error, elapsed_s)
+        except Exception as broken:  # a rule that cannot be asked allows no further attempt
+            error.add_note(f"and its retry rule failed: {described(broken)}")
+            return None
 
     def since_us(self, call: Call) -> int:
         """When the first attempt of this visit began."""

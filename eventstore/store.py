@@ -376,7 +376,7 @@ class Store:
                     entries = history.entries(log_row, steps)
                 except ValueError as error:
                     raise LogCorrupted(self.path, row.trace_id, log_row.first_seq, str(error)) from error
-                steps += sum(entry.success and entry.branch is None for entry in entries)
+                steps = max((entry.step for entry in entries if entry.branch is None), default=0) or steps
                 found += entries
         return found
 

@@ -15,7 +15,7 @@ import apsw
 
 from . import chain, log
 from .bases import EMPTY, PLACE, Base, restore, root_checksum
-from .codec import Row, decode_rows, msgpack_encode
+from .codec import Row, decode_event, decode_rows, msgpack_encode
 from .control import pending_barriers, status_of
 from .errors import EventStoreError, StateError
 from .event import JsonRecord
@@ -204,6 +204,9 @@ class _TraceCheck:
             raise _Stop
         try:
             rows = decode_rows(row.body)
+            for event in rows:
+                if event.kind != "delta":
+                    decode_event(event)
         except (ValueError, UnicodeError) as error:
             self.fail(row.first_seq, "body", str(error))
             raise _Stop from None
