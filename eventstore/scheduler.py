@@ -38,6 +38,9 @@ LEFT = ("intent/", "retry/", "calls/", "resolved/")
 """What a node's visit may leave in control until it is over."""
 
 
+MOST_LOOKS = 8
+
+
 class Scheduler:
     """The steps of one run by one owner. `carry`: events for its first commit."""
 
@@ -58,6 +61,7 @@ class Scheduler:
         self.effects = effects
         self.fresh: set[str] = set()
         self.rested: set[str] = set()
+        self.looks = 0
 
     def run(self, at_once: bool) -> Steps:
         """All steps until the run ends, waits, or is to stop; gives its status. `at_once`: commit `carry` first."""
@@ -362,18 +366,23 @@ class Scheduler:
             return (yield from self._fail_run(node.name, error))
         early = deciding.waiting_decision(trace, barrier_id)
         if early is None:
-            went_in = yield from self.commit(Batch(after=[asked], lease="free", follows_mail=False))
-            return "waiting" if went_in else None
+            batch = Batch(after=[asked], lease="free", follows_mail=self._follows_mail())
+            return "waiting" if (yield from self.commit(batch)) else None
         decision, is_exact = early
         draft = self.draft()
         event = deciding.decided(
             trace, draft, barrier_id, node.name, decision, reason="gate", source="human", submitted=is_exact
         )
-        batch = Batch(before=[asked, event], draft=draft, sync=True, follows_mail=False)
+        batch = Batch(before=[asked, event], draft=draft, sync=True, follows_mail=self._follows_mail())
         batch.marks = deciding.decision_checkpoints(trace, node.name, decision)
         if isinstance(decision, Reroute):
             return (yield from self._leave_barrier(node, "reroute", batch, draft, decision.target))
         return (yield from self._leave_barrier(node, "approve", batch, draft))
+
+    def _follows_mail(self) -> bool:
+        """Mail may hold a decision for this very barrier, so it is looked at first; but not for ever."""
+        self.looks += 1
+        return self.looks % MOST_LOOKS == 0
 
     def _asked(self, node: Node, barrier_id: str) -> BarrierRaised:
         prompt = node.prompt
