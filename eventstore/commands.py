@@ -10,7 +10,7 @@ from .owned import Batch
 from .plan import Node
 from .step import Draft
 
-Effects = Literal["ask", "run", "reuse"]
+EffectRule = Literal["ask", "run", "reuse"]
 
 
 class Call(NamedTuple):
@@ -77,5 +77,5 @@ class Options(NamedTuple):
     """How to run. `waits`: sit out the time before a retry; `effects`: of a fork, see `es.resume`."""
 
     waits: bool = True
-    effects: Effects = "ask"
+    effects: EffectRule = "ask"
     max_steps: int | None = None

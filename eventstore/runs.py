@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .checkpoint import GraphHashMode
-from .commands import Effects, Options
+from .commands import EffectRule, Options
 from .entering import Again, Entry, again, result_of, start_or_again
 from .errors import Fenced, RunFailed
 from .graph import Graph
@@ -74,7 +74,7 @@ def resume(
     at: str | None = None,
     force: bool = False,
     reopen: bool = False,
-    effects: Effects = "ask",
+    effects: EffectRule = "ask",
     max_steps: int | None = None,
     wait_s: float = 0.0,
     waits: bool = True,

@@ -9,7 +9,7 @@ from typing import Any
 
 from .aio import AsyncStore
 from .checkpoint import GraphHashMode
-from .commands import Effects, Options
+from .commands import EffectRule, Options
 from .entering import Again
 from .graph import Graph
 from .pump import Workers
@@ -59,7 +59,7 @@ async def resume_async(
     at: str | None = None,
     force: bool = False,
     reopen: bool = False,
-    effects: Effects = "ask",
+    effects: EffectRule = "ask",
     max_steps: int | None = None,
     wait_s: float = 0.0,
     waits: bool = True,
