@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from eventstore.checkpoint import GraphHashMode
-from eventstore.commands import Effects
+from eventstore.commands import EffectRule
 from eventstore.errors import RunFailed
 from eventstore.record import GraphResult
 from eventstore.runs import resume as resume_run
@@ -62,7 +62,7 @@ def run(ctx: click.Context, target: str, state: str | None, trace_id: str | None
 @click.option("--reopen", is_flag=True, help="Go on though it was cancelled.")
 @click.option(
     "--effects",
-    type=click.Choice(get_args(Effects)),
+    type=click.Choice(get_args(EffectRule)),
     default="ask",
     show_default=True,
     help="In a fork: what to do before a side effect that its parent has had.",
@@ -79,7 +79,7 @@ def resume(
     at: str | None,
     force: bool,
     reopen: bool,
-    effects: Effects,
+    effects: EffectRule,
     wait_s: float,
     as_json: bool,
 ) -> None:
