@@ -16,15 +16,22 @@ import click
 from eventstore import __version__
 from eventstore.errors import BaseCorrupted, EventStoreError
 
+from .branching import fork
+from .comparing import diff
 from .deciding import barriers, cancel, decide
+from .explaining import blame, why
+from .exporting import export
 from .figures import stats, verify
 from .importing import import_
 from .listing import checkpoints, runs
 from .looking import log, state
 from .opening import DEFAULT_DB
 from .output import visible
+from .pruning import prune
+from .replaying import replay
 from .running import graph, resume, run
 from .tailing import tail
+from .timing import timeline
 from .working import work
 
 
@@ -96,6 +103,14 @@ for _command in (
     state,
     log,
     checkpoints,
+    timeline,
+    diff,
+    blame,
+    why,
+    fork,
+    replay,
+    export,
+    prune,
     graph,
     stats,
     verify,
