@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from os import PathLike
 from types import TracebackType
@@ -18,6 +19,7 @@ from uuid import UUID
 
 from . import tailing
 from .bases import BaseInfo
+from .blaming import Write
 from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
 from .database import Durability
@@ -25,7 +27,9 @@ from .errors import WrongExpectedVersion
 from .event import Decision
 from .fold import MISSING
 from .inbox import BarrierInfo
+from .past import Past
 from .pending import ANY, AnyVersion, Appended
+from .places import At
 from .policy import FoldPolicy
 from .pump import Workers
 from .reader import PAGE_ROWS
@@ -34,11 +38,13 @@ from .recorded import Event, RecordedEvent
 from .redaction import Redactor
 from .retention import RETRY_WINDOW_S, Removed
 from .run_stream import StreamEvent
+from .span import Timeline
 from .statistics import StoreStats
 from .step import Step
 from .store import Reducers, Store, TraceInfo
 from .trace import Trace
 from .verify import VerifyReport
+from .why import Why
 
 T = TypeVar("T")
 
@@ -125,9 +131,9 @@ class AsyncTrace:
         """See `Trace.control`."""
         return self._trace.control
 
-    def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
-        """See `Trace.get`."""
-        return self._trace.get(key, default, type=type)
+    def get(self, key: str, default: Any = MISSING, *, at: At | None = None, type: type[T] | None = None) -> Any:
+        """See `Trace.get`; with `at` it reads at once, so `(await trace.at(...)).get(...)` suits a busy loop better."""
+        return self._trace.get(key, default, at=at, type=type)
 
     def step(
         self,
@@ -206,6 +212,51 @@ class AsyncTrace:
         while page := await self._workers.call(list, islice(iterator, PAGE_ROWS)):
             for event in page:
                 yield event
+
+    async def at(
+        self,
+        seq: At | None = None,
+        *,
+        step: int | None = None,
+        time: datetime | str | None = None,
+        checkpoint: str | UUID | None = None,
+    ) -> Past:
+        """See `Trace.at`."""
+        return await self._workers.call(self._trace.at, seq, step=step, time=time, checkpoint=checkpoint)
+
+    async def history(
+        self, *, after: At | None = None, upto: At | None = None, reverse: bool = False
+    ) -> AsyncIterator[Past]:
+        """See `Trace.history`; iterate with `async for`."""
+        iterator = self._trace.history(after=after, upto=upto, reverse=reverse)
+        while page := await self._workers.call(list, islice(iterator, PAGE_ROWS)):
+            for past in page:
+                yield past
+
+    async def blame(self, name: str, *, at: At | None = None) -> list[Write]:
+        """See `Trace.blame`."""
+        return await self._workers.call(self._trace.blame, name, at=at)
+
+    async def why(self, at: At) -> Why:
+        """See `Trace.why`."""
+        return await self._workers.call(self._trace.why, at)
+
+    async def timeline(self) -> Timeline:
+        """See `Trace.timeline`."""
+        return await self._workers.call(self._trace.timeline)
+
+    async def fork(
+        self,
+        at: At | None = None,
+        *,
+        put: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        id: str | None = None,
+    ) -> AsyncTrace:
+        """See `Trace.fork`."""
+        trace = await self._workers.call(self._trace.fork, at, put=put, name=name, id=id)
+        await self._workers.call(trace._live)
+        return AsyncTrace(trace, self._workers)
 
     async def entries(self) -> list[ExecutionEntry]:
         """See `Trace.entries`."""
@@ -304,10 +355,16 @@ class AsyncStore:
         return await self._workers.call(self._store.traces, limit=limit, after=after, status=status, name=name)
 
     async def fork(
-        self, trace_id: str, at: int | None = None, *, name: str | None = None, id: str | None = None
+        self,
+        trace_id: str,
+        at: At | None = None,
+        *,
+        put: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        id: str | None = None,
     ) -> AsyncTrace:
         """See `Store.fork`."""
-        trace = await self._workers.call(self._store.fork, trace_id, at, name=name, id=id)
+        trace = await self._workers.call(self._store.fork, trace_id, at, put=put, name=name, id=id)
         await self._workers.call(trace._live)
         return AsyncTrace(trace, self._workers)
 
@@ -340,7 +397,7 @@ class AsyncStore:
         key: str,
         default: Any = MISSING,
         *,
-        at: int | None = None,
+        at: At | None = None,
         type: type[T] | None = None,
     ) -> Any:
         """See `Store.get`."""

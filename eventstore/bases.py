@@ -31,13 +31,19 @@ BY_ID = f"SELECT {PLACE}, CAST(body AS BLOB) FROM base WHERE id = ?"
 ROOT = "SELECT seq, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 INSERT = (
     "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum,"
-    " reason, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " steps, steps_crc, reason, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+STEPS_AT = "SELECT steps, steps_crc FROM base WHERE id = ?"
+BEFORE_STEP = (
+    "SELECT seq, steps, steps_crc FROM base WHERE trace = ? AND steps < ? AND seq > ? AND seq <= ?"
+    " ORDER BY steps DESC, seq DESC"
 )
 LISTED = (
     "SELECT seq, CASE WHEN parent IS NULL THEN 'whole' ELSE 'link' END, reason, length(CAST(body AS BLOB)), at_us"
     " FROM base WHERE trace = ? AND seq > ? AND seq <= ? ORDER BY seq"
 )
 _place = Struct("<qqqqqqq").pack
+_steps = Struct("<qqq").pack
 
 
 EMPTY = 0
@@ -184,6 +190,29 @@ def restore(
     )
 
 
+def steps_checksum(trace: int, seq: int, steps: int) -> int:
+    """crc32 over a base's place and its number of steps."""
+    return crc32(_steps(trace, seq, steps))
+
+
+def before_step(connection: apsw.Connection, segments: list[Segment], step: int) -> tuple[int, int]:
+    """`(seq, steps)` of the newest base with fewer than `step` steps behind it; `(0, 0)` without one."""
+    for segment in reversed(segments):
+        place = (segment.trace, step, segment.after, segment.upto)
+        rows: Any = connection.execute(BEFORE_STEP, place)
+        for seq, steps, crc in rows:
+            if crc == steps_checksum(segment.trace, seq, steps):
+                return seq, steps
+        if root_seq(connection, segment.trace):
+            break
+    return 0, 0
+
+
+def _steps_at(connection: apsw.Connection, base: Base) -> int | None:
+    steps, crc = connection.execute(STEPS_AT, (base.id,)).fetchone() or (None, None)
+    return steps if steps is not None and crc == steps_checksum(base.trace, base.seq, steps) else None
+
+
 def _root(
     connection: apsw.Connection, segments: list[Segment], seq: int, path: str, trace_id: str
 ) -> tuple[State, State, int, int]:
@@ -282,12 +311,14 @@ def fold(
         kind = "whole"
     parent: int | None = EMPTY if below is None else below.id
     written, covered = (0, 0) if below is None else (below.base_bytes, below.log_bytes)
+    steps = 0 if below is None else _steps_at(connection, below)
     if kind == "link":
         link, tail_bytes = Link(), 0
         for _, _, row_body in rows(connection, segments, 0 if below is None else below.seq):
             link.add_rows(decode_rows(row_body))
             tail_bytes += len(row_body)
         body = link.encode(tail_bytes)
+        steps = None if steps is None else steps + link.steps
         chain_bytes = len(body) + (0 if below is None else below.chain_bytes)
         if chain_bytes > 2 * state_bytes + RESTORE_SLACK_BYTES // 2:
             kind, reason = "whole", f"{reason}; the chain would be {chain_bytes} bytes for a state of {state_bytes}"
@@ -298,9 +329,11 @@ def fold(
         restored = restore(connection, path, segments, seq, trace_id)
         state_bytes = state_size_bytes(restored.state) + state_size_bytes(restored.control)
         body = encode_whole(restored.control, restored.state, state_bytes)
+        steps = restored.control.get("steps", 0)
         sizes = (len(body), state_bytes, restored.log_bytes, written + len(body))
     place = Place(trace, seq, parent, *sizes)
-    connection.execute(INSERT, (*place, at_us, place.checksum(body), reason, as_column(body)))
+    crc = None if steps is None else steps_checksum(trace, seq, steps)
+    connection.execute(INSERT, (*place, at_us, place.checksum(body), steps, crc, reason, as_column(body)))
     return Folded(place, len(body))
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 import apsw
 
 from .checkpoint import Checkpoint, CheckpointTrigger
+from .codec import same as same
 from .errors import CheckpointNotFound, TraceNotFound
 from .event import DeltaOp, DeltaSource, StateDelta, utc
 from .log import boundary, find_trace
@@ -37,6 +38,10 @@ NEWEST_FIRST = (
 BETWEEN = (
     COLUMNS + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) AND c.seq BETWEEN ? AND ?"
     " ORDER BY c.seq DESC, c.checkpoint_id DESC"
+)
+NEWEST_BEFORE = (
+    COLUMNS + " WHERE c.trace = (SELECT id FROM trace WHERE trace_id = ?) AND c.seq <= ?"
+    " ORDER BY c.seq DESC, c.checkpoint_id DESC LIMIT 1"
 )
 AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ? ORDER BY c.checkpoint_id"
 SAVE = (
@@ -142,6 +147,19 @@ class CheckpointStore:
         """The trace's checkpoints, newest first."""
         return self._many(NEWEST_FIRST, (trace_id, -1))
 
+    def _newest_before(self, trace_id: str, seq: int) -> Checkpoint | None:
+        """The newest checkpoint at or before `seq`, of the trace or of the history that it shares; None without one.
+
+        Raises TraceNotFound, TraceErased.
+        """
+        store = self._store
+        row, _ = store._reader.find(trace_id)
+        found = self._many(NEWEST_BEFORE, (trace_id, seq))
+        for ancestor_id, shared_upto in store._ancestors(row):
+            seq = min(seq, shared_upto)
+            found += self._many(NEWEST_BEFORE, (ancestor_id, seq))
+        return max(found, key=lambda checkpoint: checkpoint.seq or 0, default=None)
+
     def delete(self, checkpoint_id: str | UUID) -> bool:
         """Remove that row and nothing else; whether there was one."""
 
@@ -209,18 +227,3 @@ def difference(old: Any, new: Any) -> builtins.list[StateDelta]:
         if key not in old or not same(old[key], value)
     ]
     return gone + put
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equality as JSON sees it: 1, 1.0 and true are three values.
-
-    >>> same({"a": [1]}, {"a": [1]}), same(1, True)
-    (True, False)
-    """
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)

@@ -332,3 +332,18 @@ def size_bytes(value: Any) -> int:
 def as_column(body: bytes) -> str | bytes:
     """A body as its column holds it: JSON as TEXT, msgpack as BLOB."""
     return body.decode() if body[:1] < b"\x80" else body
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality as JSON sees it: 1, 1.0 and true are three values.
+
+    >>> same({"a": [1]}, {"a": [1]}), same(1, True)
+    (True, False)
+    """
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

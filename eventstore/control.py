@@ -14,6 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ControlDelta = tuple[str, str, Any]
+"""Key, op, value. Beside the ops of a state there is `clear`: every key that begins so is deleted."""
+
+PARENTS_ALONE = ("decision/", "intent/", "retry/", "failed/")
+"""What a fork does not inherit of its parent's run; nor a request to cancel."""
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 
@@ -79,6 +83,9 @@ def _trace_forked(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
         yield f"raised/{node}", "sum", -1
         yield f"barrier/{barrier_id}", "delete", None
     yield from _cleared(data)
+    yield "cancel", "delete", None
+    for prefix in PARENTS_ALONE:
+        yield prefix, "clear", None
     if data.get("node") is not None:
         yield "next", "put", data["node"]
 

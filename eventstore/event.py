@@ -275,4 +275,4 @@ def utc(at_us: int) -> datetime:
     >>> utc(1_700_000_000_000_001).isoformat()
     '2023-11-14T22:13:20.000001+00:00'
     """
-    return EPOCH + timedelta(microseconds=at_us)
+    return EPOCH + timedelta(0, *divmod(at_us, 1_000_000))

@@ -74,6 +74,20 @@ def apply(state: dict[str, Any], key: str, op: str, value: Any) -> None:
         state[key] = combine(state.get(key, MISSING), key, op, value)
 
 
+def apply_control(control: dict[str, Any], key: str, op: str, value: Any) -> None:
+    """One delta on control, which knows the op `clear` as well. Raises DeltaApply.
+
+    >>> control = {"intent/pay": {}, "steps": 3}
+    >>> apply_control(control, "intent/", "clear", None); control
+    {'steps': 3}
+    """
+    if op == "clear":
+        for name in [name for name in control if name.startswith(key)]:
+            del control[name]
+    else:
+        apply(control, key, op, value)
+
+
 def apply_deltas(state: dict[str, Any], deltas: Iterable[StateDelta]) -> dict[str, Any]:
     """A new state: a deep copy of `state` with copies of `deltas` applied. Raises DeltaApply.
 

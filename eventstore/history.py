@@ -6,7 +6,7 @@ any length holds one page.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from .codec import decode_event, decode_rows, decode_some
@@ -94,3 +94,16 @@ def _entry(
         branch,
         event.attempt,
     )
+
+
+def owner_of(trace_id: str, ancestors: Sequence[tuple[str, int]], seq: int) -> str:
+    """The id of the trace that wrote `seq`. `ancestors`: nearest first, each with the last seq shared with it.
+
+    >>> owner_of("fork", [("parent", 9), ("root", 4)], 7), owner_of("fork", [("parent", 9), ("root", 4)], 4)
+    ('parent', 'root')
+    """
+    for ancestor_id, shared_upto in ancestors:
+        if seq > shared_upto:
+            break
+        trace_id = ancestor_id
+    return trace_id

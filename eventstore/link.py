@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from .codec import Row, decode_derived, encode_derived
-from .control import control_deltas
-from .fold import MISSING, apply, combine
+from .control import PARENTS_ALONE, control_deltas
+from .fold import MISSING, apply, apply_control, combine
 from .opaque import Opaque
 
 OPS = ("put", "append", "splice", "merge", "sum", "max", "min")
@@ -80,6 +80,37 @@ class NetEffect:
                     apply(state, key, OPS[code], value)
 
 
+class ControlEffect(NetEffect):
+    """What events do to control. A cleared prefix stands among the deleted keys; no key is one.
+
+    >>> net = ControlEffect()
+    >>> net.add("intent/pay", "put", {}); net.add("intent/", "clear", None)
+    >>> net.entries, list(net.deleted)
+    ({}, ['intent/'])
+    """
+
+    __slots__ = ()
+
+    def add(self, key: str, op: str, value: Any) -> None:
+        """Take one delta; owns `value`. Raises DeltaApply."""
+        if op == "clear":
+            self.deleted[key] = None
+            for name in [name for name in self.entries if name.startswith(key)]:
+                del self.entries[name]
+            return
+        prefix = key[: key.find("/") + 1]
+        if prefix in self.deleted and key not in self.entries:
+            self.deleted[key] = None
+        super().add(key, op, value)
+
+    def apply(self, state: State) -> None:
+        """Do to control what the events would have done. Raises DeltaApply."""
+        for prefix in PARENTS_ALONE:
+            if prefix in self.deleted:
+                apply_control(state, prefix, "clear", None)
+        super().apply(state)
+
+
 def _apply_sums(state: State, key: str, numbers: list[Any]) -> None:
     """Add one by one, as the log did; whole numbers, where order cannot matter, at once."""
     if type(state.get(key, 0)) is int and set(map(type, numbers)) == {int}:
@@ -107,8 +138,8 @@ class Link:
 
     __slots__ = ("control", "state")
 
-    def __init__(self, control: NetEffect | None = None, state: NetEffect | None = None) -> None:
-        self.control = control or NetEffect()
+    def __init__(self, control: ControlEffect | None = None, state: NetEffect | None = None) -> None:
+        self.control = control or ControlEffect()
         self.state = state or NetEffect()
 
     def add_rows(self, rows: Iterable[Row]) -> None:
@@ -129,6 +160,12 @@ class Link:
             self.control.apply(control)
         self.state.apply(state)
 
+    @property
+    def steps(self) -> int:
+        """How many steps its stretch holds."""
+        entry = self.control.entries.get("steps", ())
+        return sum(sum(ones) for code, ones in zip(entry[::2], entry[1::2], strict=True) if code == _SUM)
+
     def encode(self, json_bytes: int) -> bytes:
         """The link's body; `json_bytes`, the size of the log it covers."""
         nets = (self.control, self.state)
@@ -139,7 +176,7 @@ def decode_link(body: bytes) -> Link:
     """The inverse of `Link.encode`. Raises ValueError."""
     try:
         (control_deleted, control), (deleted, entries) = decode_derived(body)
-        return Link(NetEffect(control_deleted, control), NetEffect(deleted, entries))
+        return Link(ControlEffect(control_deleted, control), NetEffect(deleted, entries))
     except (TypeError, ValueError) as error:
         raise ValueError(f"not a link: {error}") from None
 
@@ -175,4 +212,4 @@ def fold_rows(control: State | None, state: State, rows: Iterable[Row], limit: i
             state.update(row.data["state"])
         if control is not None:
             for key, op, value in control_deltas(row.kind, row.data):
-                apply(control, key, op, value)
+                apply_control(control, key, op, value)

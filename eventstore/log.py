@@ -20,6 +20,10 @@ ROWS = (
     "SELECT first_seq, n, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq"
 )
+TIMED_ROWS = (
+    "SELECT first_seq, n, at_us, CAST(body AS BLOB) FROM log"
+    " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq LIMIT ?"
+)
 FULL_ROWS = (
     "SELECT first_seq, n, append_id, at_us, digest, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND first_seq > ? AND first_seq <= ? ORDER BY first_seq LIMIT ?"
@@ -32,6 +36,11 @@ ROW_BY_APPEND_ID = (
     "SELECT first_seq, n, append_id, at_us, digest, CAST(body AS BLOB) FROM log"
     " WHERE trace = ? AND append_id = ? AND typeof(append_id) = 'text'"
 )
+CHECKPOINTS_BEGINNING = (
+    "SELECT checkpoint_id, seq FROM checkpoint WHERE trace = ?1 AND seq <= ?2"
+    " AND substr(lower(checkpoint_id), 1, length(?3)) = ?3 ORDER BY seq, checkpoint_id"
+)
+TIME_AT = "SELECT first_seq, n, at_us FROM log WHERE trace = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1"
 TRACE_BY_ID = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE trace_id = ?"
 TRACE_BY_ROW = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE id = ?"
 
@@ -162,6 +171,19 @@ def page(connection: apsw.Connection, segments: list[Segment], after: int, limit
     return found
 
 
+def timed_page(
+    connection: apsw.Connection, segments: list[Segment], after: int, limit: int
+) -> list[tuple[int, int, int, bytes]]:
+    """The first `limit` rows after the boundary `after`, as `(first_seq, n, at_us, body)`."""
+    found: list[tuple[int, int, int, bytes]] = []
+    for segment in segments:
+        if segment.upto > after and len(found) < limit:
+            parameters = (segment.trace, max(segment.after, after), segment.upto, limit - len(found))
+            rows: Any = connection.execute(TIMED_ROWS, parameters)
+            found += rows
+    return found
+
+
 def boundary_before(connection: apsw.Connection, segments: list[Segment], seq: int) -> int:
     """The last step boundary at or before `seq`."""
     for segment in reversed(segments):
@@ -172,3 +194,37 @@ def boundary_before(connection: apsw.Connection, segments: list[Segment], seq: i
             found = LogRow._make(row)
             return seq if found.last_seq <= seq else found.first_seq - 1
     return 0
+
+
+def seq_at_time(connection: apsw.Connection, segments: list[Segment], at_us: int) -> int:
+    """The last seq committed at or before that time; 0 where all that can be read is younger.
+
+    Times never decrease along a lineage, so each segment is bisected: a handful of rows is looked at.
+    """
+    for segment in reversed(segments):
+        root: Any = connection.execute(LAST_ROOT, (segment.trace,)).fetchone()
+        begin = max(segment.after, 0 if root is None else root[0])
+        low, high = begin, segment.upto
+        while low < high:
+            row: Any = connection.execute(TIME_AT, (segment.trace, (low + high + 1) // 2)).fetchone()
+            if row is None:
+                return 0  # a hole, which `verify` names
+            first_seq, n, found_us = row
+            if found_us <= at_us:
+                low = first_seq + n - 1
+            else:
+                high = first_seq - 1
+        if low > begin:
+            return low
+        if root is not None:
+            return int(root[0]) if root[2] <= at_us else 0
+    return 0
+
+
+def checkpoints_beginning(connection: apsw.Connection, segments: list[Segment], prefix: str) -> list[tuple[str, int]]:
+    """`(id, seq)` of the checkpoints of a lineage whose ids begin so, `prefix` in lower case."""
+    found: list[tuple[str, int]] = []
+    for segment in segments:
+        rows: Any = connection.execute(CHECKPOINTS_BEGINNING, (segment.trace, segment.upto, prefix))
+        found += rows
+    return found

@@ -8,8 +8,8 @@ at the place that was read.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import apsw
 
@@ -22,7 +22,9 @@ from .log import Head, LogRow, TraceRow
 from .policy import FoldDecision
 from .writer import Writer
 
+R = TypeVar("R", bound=tuple[Any, ...])
 PAGE_ROWS = 256
+SCANNED_ROWS = 1024
 _REMEMBERED_TRACES = 4096
 
 
@@ -67,6 +69,23 @@ class Reader:
             segments = log.lineage(connection, row, log.head(connection, row).version)
             return max(log.root_seq(connection, segment.trace) for segment in segments)
 
+    def boundary_before(self, row: TraceRow, seq: int) -> int:
+        """The last step boundary at or before `seq`; the root where all before it is gone, 0 before the first."""
+        with self._database.reader() as connection:
+            return log.boundary_before(connection, log.lineage(connection, row, seq), seq)
+
+    def row_at(self, row: TraceRow, seq: int) -> LogRow | None:
+        """The commit that holds `seq`; None where it was trimmed."""
+        with self._database.reader() as connection:
+            segments = log.lineage(connection, row, seq)
+            found: Any = connection.execute(log.ROW_AT, (segments[-1].trace, seq)).fetchone()
+        return None if found is None or found[0] + found[1] <= seq else LogRow._make(found)
+
+    def root_us(self, row: TraceRow, seq: int) -> int:
+        """The time of the root at `seq`."""
+        with self._database.reader() as connection:
+            return log.boundary(connection, row, seq).at_us
+
     def find_append(
         self, row: TraceRow, append_id: str | int | None, expected_version: int | None = None
     ) -> LogRow | None:
@@ -100,6 +119,20 @@ class Reader:
 
         Raises Trimmed.
         """
+        yield from self._paged(row, after, upto, log.page, PAGE_ROWS)
+
+    def timed_pages(self, row: TraceRow, after: int | None, upto: int) -> Iterator[list[tuple[int, int, int, bytes]]]:
+        """As `pages`, but `(first_seq, n, at_us, body)` alone, which a scan of a whole trace reads faster."""
+        yield from self._paged(row, after, upto, log.timed_page, SCANNED_ROWS)
+
+    def _paged(
+        self,
+        row: TraceRow,
+        after: int | None,
+        upto: int,
+        read: Callable[[apsw.Connection, list[log.Segment], int, int], list[R]],
+        limit: int,
+    ) -> Iterator[list[R]]:
         cursor = after
         if upto < 1:
             return
@@ -111,11 +144,12 @@ class Reader:
                     cursor = root
                 elif cursor < root:
                     raise Trimmed(row.trace_id, cursor + 1, log.head(connection, row).version, root)
-                page = log.page(connection, segments, log.boundary_before(connection, segments, cursor), PAGE_ROWS)
+                page = read(connection, segments, log.boundary_before(connection, segments, cursor), limit)
             if page:
                 yield page
-                cursor = page[-1].last_seq
-            if len(page) < PAGE_ROWS:
+                first_seq, n = page[-1][:2]
+                cursor = first_seq + n - 1
+            if len(page) < limit:
                 return
 
     def fold_at(

@@ -6,6 +6,7 @@ and see one instant. Appends go through the writer. Nothing above this layer see
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from uuid import UUID
 import apsw
 import msgspec
 
-from . import bases, chain, deciding, history, inbox, log, retention, statistics, tailing, verify
+from . import bases, chain, deciding, forks, history, inbox, log, retention, statistics, tailing, verify
 from .bases import BaseInfo
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
@@ -28,14 +29,14 @@ from .codec import as_column, check_key, encode_body, envelope, normalise_state
 from .control import ENDED
 from .database import Database, Durability
 from .errors import LogCorrupted, MissingKey, RunOwned, ValueRefused
-from .event import Decision, TraceForked, TraceStarted, utc
+from .event import Decision, TraceStarted, utc
 from .fold import MISSING
-from .forking import fork_events
-from .inbox import BarrierInfo, raised_event
+from .inbox import BarrierInfo
 from .log import Head, TraceRow
 from .opaque import Opaque
 from .ownership import Ownership
-from .pending import ANY, AnyVersion, Appended, Statement, projections
+from .pending import ANY, AnyVersion, Appended, Statement
+from .places import At, seq_at
 from .policy import AdaptiveFold, FoldPolicy
 from .reader import Reader
 from .record import ExecutionEntry
@@ -49,7 +50,7 @@ from .statistics import StoreStats
 from .step import converted
 from .trace import Trace
 from .verify import VerifyReport
-from .writer import SET_STATUS, TRACE_ROW, Append, Writer
+from .writer import Append, Writer
 
 T = TypeVar("T")
 Reducers = Mapping[str, Reducer | str | CustomReducer]
@@ -243,40 +244,25 @@ class Store:
                 )
         return infos
 
-    def fork(self, trace_id: str, at: int | None = None, *, name: str | None = None, id: str | None = None) -> Trace:
+    def fork(
+        self,
+        trace_id: str,
+        at: At | None = None,
+        *,
+        put: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        id: str | None = None,
+    ) -> Trace:
         """A new trace that shares the history up to the step boundary `at` (default: the head) by reference.
 
-        Its cost does not depend on the history's length. Raises NotAStepBoundary, SeqOutOfRange, Trimmed,
-        TraceNotFound, TraceExists.
+        `put`: keys that are other values in this future, literally, with source fork. Its cost depends neither on
+        the history's length nor on the state's size. Raises NotAStepBoundary (which names the nearest), PlaceNotFound,
+        SeqOutOfRange, Trimmed, TraceNotFound, TraceExists, ValueRefused.
         """
         new_id = _checked_id(id)
-        with self._database.reader() as connection:
-            parent = log.find_trace(connection, trace_id)
-            seq = log.head(connection, parent).version if at is None else at
-            head = log.boundary(connection, parent, seq)
-            segments = log.lineage(connection, parent, seq)
-            control = bases.restore(connection, self.path, segments, seq, trace_id).control
-            at_us = max(time.time_ns() // 1000, head.at_us)
-            owner = segments[-1].trace
-            events = fork_events(
-                TraceForked(parent.name if name is None else name, trace_id, seq),
-                control,
-                at_us,
-                lambda barrier_id: raised_event(connection, self.path, owner, barrier_id),
-            )
-        label = events[0].name
-        wire = list(map(envelope, events))
-        body = encode_body(wire, False)
-        own_id = self._random.getrandbits(63)
-        digest = chain.extend(head.digest, seq + 1, len(wire), at_us, own_id, body)
-        log_row = (0, seq + 1, len(wire), own_id, at_us, digest, as_column(body))
-        append = Append(new_id, log_row, new_trace=(new_id, label, owner, seq, at_us))
-        append.extras = projections(wire, wire, seq + 1, {"status": "running", "waits": control.get("waits", 0)}, at_us)
-        if len(events) > 1:
-            append.extras.append((SET_STATUS, ("waiting", TRACE_ROW)))
-        self._writer.commit(append)
-        row = TraceRow(append.row[0], new_id, label, owner, seq, at_us, "running")
-        return Trace(self, row, Head(seq + len(wire), digest, at_us), ReducerRegistry())
+        seq = at if at is None or (type(at) is int and at >= 0) else seq_at(self, trace_id, at)
+        row, head = forks.fork(self, trace_id, seq, put or {}, name, new_id)
+        return Trace(self, row, head, ReducerRegistry())
 
     def append(
         self,
@@ -311,11 +297,15 @@ class Store:
         key: str,
         default: Any = MISSING,
         *,
-        at: int | None = None,
+        at: At | None = None,
         type: type[T] | None = None,
     ) -> Any:
-        """One key of the state at `at`, converted by msgspec to `type`. Raises MissingKey, Deserialize."""
-        value = self.state_at(trace_id, at).get(key, default)
+        """One key of the state at a place (default: the last), converted by msgspec to `type`.
+
+        Raises MissingKey, Deserialize, PlaceNotFound, and as `state_at`.
+        """
+        seq = at if at is None or (builtins.type(at) is int and at >= 0) else seq_at(self, trace_id, at)
+        value = self.state_at(trace_id, seq).get(key, default)
         if value is MISSING:
             raise MissingKey(key)
         return converted(key, value, type)

@@ -54,9 +54,10 @@ from .event import (
     StateDelta,
     TraceEnded,
 )
-from .fold import MISSING, advance, apply, shape_of
+from .fold import MISSING, advance, apply, apply_control, shape_of
 from .link import fold_rows
 from .log import Head, LogRow, TraceRow
+from .lookback import Lookback
 from .mutation import Fingerprints
 from .pending import (
     ANY,
@@ -70,6 +71,7 @@ from .pending import (
     projections,
     same_events,
 )
+from .places import At
 from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import MAIL, RUN_KINDS, Event, RecordedEvent
@@ -83,7 +85,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Trace:
+class Trace(Lookback):
     """One run, open at its head. Made by `store.start` and `store.open_trace`, never directly.
 
     A handle may be shared by threads; two steps that overlap conflict like two processes would, and
@@ -176,8 +178,13 @@ class Trace:
         self._live()
         return MappingProxyType(self._control)
 
-    def get(self, key: str, default: Any = MISSING, *, type: type[T] | None = None) -> Any:
-        """The live value of `key`; converted by msgspec to `type`. Raises MissingKey, Deserialize."""
+    def get(self, key: str, default: Any = MISSING, *, at: At | None = None, type: type[T] | None = None) -> Any:
+        """The live value of `key`, or its value at a place; converted by msgspec to `type`.
+
+        Raises MissingKey, Deserialize, and with `at` what `trace.at` raises.
+        """
+        if at is not None:
+            return self._store.get(self.id, key, default, at=at, type=type)
         value = self._live().get(key, default)
         if value is MISSING:
             raise MissingKey(key)
@@ -519,7 +526,7 @@ class Trace:
             elif event.kind == "barrier_decided" and f"barrier/{event.data['barrier_id']}" not in control:
                 raise BarrierError(self.id, event.data["barrier_id"], "it is not pending")
             for key, op, value in control_deltas(event.kind, event.data):
-                apply(control, key, op, value)
+                apply_control(control, key, op, value)
 
     def _prepare(
         self,
@@ -610,7 +617,7 @@ class Trace:
             elif op == "sum":
                 control[key] = control.get(key, 0) + value
             else:
-                apply(control, key, op, value)
+                apply_control(control, key, op, value)
         if pending.state_bytes:
             self._state_bytes = pending.state_bytes if pending.is_exact else -1
         if pending.folded is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from . import chain, log
-from .bases import EMPTY, PLACE, Base, restore, root_checksum
+from .bases import EMPTY, PLACE, STEPS_AT, Base, restore, root_checksum, steps_checksum
 from .codec import Row, decode_event, decode_rows, msgpack_encode
 from .control import pending_barriers, status_of
 from .errors import EventStoreError, StateError
@@ -237,6 +237,11 @@ class _TraceCheck:
     def check_base(self, base: Base, link: Link | None, start: int | None) -> None:
         self.bases += 1
         problem = None
+        steps, crc = self.connection.execute(STEPS_AT, (base.id,)).fetchone() or (None, None)
+        if crc is not None and crc != steps_checksum(base.trace, base.seq, steps or 0):
+            problem = "fails the checksum of its steps"
+        elif steps is not None and steps != self.control.get("steps", 0):
+            problem = f"counts {steps} steps, the log {self.control.get('steps', 0)}"
         try:
             if not base.is_sound():
                 problem = "fails its checksum"

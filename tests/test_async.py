@@ -29,7 +29,8 @@ def go(path, main, **keywords):
 
 
 def public(cls):
-    return {name for name in vars(cls) if not name.startswith("_")}
+    inherited = [base for base in cls.__mro__ if base is not object]
+    return {name for base in inherited for name in vars(base) if not name.startswith("_")}
 
 
 TWINS = [(es.Store, es.AsyncStore), (es.Trace, es.AsyncTrace), (es.CheckpointStore, es.AsyncCheckpointStore)]

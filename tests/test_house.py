@@ -18,9 +18,9 @@ PACKAGE = Path(es.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
 CORE = ["errors", "event", "opaque", "codec", "fold", "reduce", "control", "link", "policy", "record", "checkpoint",
         "barrier", "chain", "mutation", "run_event", "recorded", "forking",
-        "definition", "retrying", "plan", "graph_check", "effects", "regraphing", "run_stream"]  # fmt: skip
+        "diffing", "definition", "retrying", "plan", "graph_check", "effects", "regraphing", "run_stream"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
-       "verify", "turnstile", "inbox", "ownership", "feed"]  # fmt: skip
+       "verify", "turnstile", "inbox", "ownership", "feed", "forks"]  # fmt: skip
 
 
 def imported(module, ours_only=False):
@@ -143,7 +143,13 @@ def test_every_public_method_explains_itself(name):
     cls = getattr(es, name)
     if issubclass(cls, BaseException | enum.Enum):
         return
-    for attribute, value in vars(cls).items():
+    members = {
+        name: value
+        for base in cls.__mro__
+        if base.__module__.startswith("eventstore")
+        for name, value in vars(base).items()
+    }
+    for attribute, value in members.items():
         if not attribute.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
             assert inspect.getdoc(value), f"{name}.{attribute}"
 

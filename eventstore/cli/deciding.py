@@ -141,21 +141,26 @@ def _decision(action: str, reason: str, values: Sequence[str], to: str | None, b
     if action == "modify":
         if not values:
             raise click.UsageError("modify needs --set KEY=JSON")
-        return Modify(dict(map(_assignment, values)), by=by)
+        return Modify(values_of(values, "--set"), by=by)
     if not to:
         raise click.UsageError("reroute needs --to NODE")
     return Reroute(to, by=by)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def values_of(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """What KEY=JSON options give. Raises click.BadParameter."""
+    return dict(_assignment(text, option) for text in texts)
+
+
+def _assignment(text: str, option: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise click.BadParameter(visible(f"{text}: write KEY=JSON"), param_hint="--set")
+        raise click.BadParameter(visible(f"{text}: write KEY=JSON"), param_hint=option)
     try:
         return key, msgspec.json.decode(value.encode(errors="surrogateescape"))
     except msgspec.DecodeError:
         told = f"{text}: the value is no JSON (a string is written '\"like this\"')"
-        raise click.BadParameter(visible(told), param_hint="--set") from None
+        raise click.BadParameter(visible(told), param_hint=option) from None
 
 
 def _login_name() -> str | None:

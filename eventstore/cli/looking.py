@@ -21,7 +21,7 @@ from eventstore.recorded import RecordedEvent
 from eventstore.store import Store
 
 from .describing import described
-from .opening import command_for, find_trace, json_option, open_for_reading, trace_argument
+from .opening import at_option, command_for, find_trace, json_option, open_for_reading, trace_argument
 from .output import PAGE_ROWS, Column, Output, count, to_json, visible
 
 Place = dict[str, Any]
@@ -50,16 +50,16 @@ EVENT_STYLES = {
 
 @click.command()
 @trace_argument
-@click.option("--at", metavar="SEQ", type=click.IntRange(1), help="As it was after that event (default: the last).")
+@at_option("--at", "As it was there; by default now.")
 @json_option
 @click.pass_obj
-def state(db: str, trace: str, at: int | None, as_json: bool) -> None:
-    """Show the state of a trace, now or after any event."""
+def state(db: str, trace: str, at: str | None, as_json: bool) -> None:
+    """Show the state of a trace, now or at any place."""
     output = Output(as_json)
     with open_for_reading(db) as store:
         opened = store.open_trace(find_trace(store, trace))
-        seq = at or opened.version
-        found = store.state_at(opened.id, seq)
+        past = opened.at(at)
+        seq, found = past.seq, past.state
     if as_json:
         return output.object(found)
     if output.terminal:

@@ -33,6 +33,11 @@ def trace_argument(command: F) -> F:
     return click.argument("trace", metavar="TRACE")(command)
 
 
+def at_option(name: str, help: str) -> Callable[[F], F]:
+    """An option that takes a place in a trace."""
+    return click.option(name, metavar="AT", help=f"{help} AT: a seq, -3 (from the end), step:12, a time, a checkpoint.")
+
+
 def open_for_reading(path: str) -> Store:
     """The store at `path`, which must exist. Raises StorageError and its kind."""
     if not Path(path).exists():

@@ -1,0 +1,37 @@
+-- A base says how many steps lie behind it, so that a step is found without a fold. Bases are derived: they
+-- are written anew.
+
+DROP VIEW bases;
+DROP TABLE base;
+
+CREATE TABLE base (
+  id          INTEGER PRIMARY KEY AUTOINCREMENT,
+  trace       INTEGER NOT NULL REFERENCES trace (id),
+  seq         INTEGER NOT NULL,
+  parent      INTEGER,
+  chain_bytes INTEGER NOT NULL,                     -- bodies from here down to the whole state
+  state_bytes INTEGER NOT NULL,                     -- size of the state at seq
+  log_bytes   INTEGER NOT NULL,                     -- event bodies up to seq
+  base_bytes  INTEGER NOT NULL,                     -- bases written for them, this one included
+  at_us       INTEGER NOT NULL,
+  checksum    INTEGER NOT NULL,
+  algorithm   TEXT NOT NULL DEFAULT 'crc32',
+  steps       INTEGER,                              -- steps up to seq
+  steps_crc   INTEGER,                              -- crc32 of trace, seq and steps, which are read without the body
+  reason      TEXT NOT NULL,
+  body        ANY NOT NULL,
+  UNIQUE (trace, seq)
+) STRICT;
+
+CREATE INDEX base_steps ON base (trace, steps);
+
+CREATE TRIGGER base_no_update BEFORE UPDATE ON base BEGIN
+  SELECT RAISE(ABORT, 'a base is written once');
+END;
+
+CREATE VIEW bases AS
+SELECT b.id, t.trace_id, b.seq, CASE WHEN b.parent IS NULL THEN 'whole' ELSE 'link' END AS kind, b.parent,
+       length(CAST(b.body AS BLOB)) AS body_bytes, b.chain_bytes, b.state_bytes, b.steps, b.reason,
+       b.algorithm || ':' || printf('%08x', b.checksum) AS checksum,
+       strftime('%Y-%m-%dT%H:%M:%S', b.at_us / 1000000, 'unixepoch') || printf('.%06dZ', b.at_us % 1000000) AS at
+  FROM base b JOIN trace t ON t.id = b.trace;
