@@ -2,6 +2,7 @@
 
 from .aio import AsyncCheckpointStore, AsyncStep, AsyncStore, AsyncTrace, aopen
 from .bases import BaseInfo
+from .blaming import Write
 from .checkpoint import (
     Checkpoint,
     CheckpointPolicy,
@@ -12,7 +13,9 @@ from .checkpoint import (
     StateSnapshot,
 )
 from .checkpoints import CheckpointStore
+from .comparing import diff
 from .context import Context
+from .diffing import Change, Side, StateDiff
 from .errors import (
     AppendIdReused,
     BarrierError,
@@ -37,6 +40,7 @@ from .errors import (
     NoRoute,
     NotAnEventStore,
     NotAStepBoundary,
+    PlaceNotFound,
     ReducerConflict,
     RetentionBlocked,
     RunFailed,
@@ -79,6 +83,7 @@ from .event import (
 from .graph import Graph
 from .inbox import BarrierInfo
 from .opaque import Opaque
+from .past import Past
 from .pending import ANY, Appended
 from .plan import Included
 from .policy import AdaptiveFold, FoldDecision, FoldEvery, FoldInput, FoldPolicy, GeometricFold, NeverFold
@@ -113,11 +118,13 @@ from .run_stream import (
 )
 from .runs import resume, run, stream
 from .runs_async import resume_async, run_async, stream_async
+from .span import Timeline
 from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
 from .trace import Trace
 from .verify import Problem, VerifyReport
+from .why import Why
 from .worker import Worked, Worker
 
 __version__ = "0.1.0"
@@ -144,6 +151,7 @@ __all__ = [
     "BaseInfo",
     "BranchExecuted",
     "CancelRequested",
+    "Change",
     "Checkpoint",
     "CheckpointCorrupted",
     "CheckpointNotFound",
@@ -204,6 +212,8 @@ __all__ = [
     "Note",
     "Opaque",
     "OwnerChanged",
+    "Past",
+    "PlaceNotFound",
     "Problem",
     "RecordedEvent",
     "Reducer",
@@ -216,8 +226,10 @@ __all__ = [
     "RunFailed",
     "RunOwned",
     "SeqOutOfRange",
+    "Side",
     "StateConflict",
     "StateDelta",
+    "StateDiff",
     "StateError",
     "StateMutated",
     "StateSnapshot",
@@ -230,6 +242,7 @@ __all__ = [
     "StoreHalted",
     "StoreStats",
     "StreamEvent",
+    "Timeline",
     "Trace",
     "TraceEnded",
     "TraceEndedError",
@@ -246,10 +259,13 @@ __all__ = [
     "ValueRecorded",
     "ValueRefused",
     "VerifyReport",
+    "Why",
     "Worked",
     "Worker",
+    "Write",
     "WrongExpectedVersion",
     "aopen",
+    "diff",
     "open",
     "resume",
     "resume_async",

@@ -196,7 +196,7 @@ def steps_checksum(trace: int, seq: int, steps: int) -> int:
 
 
 def before_step(connection: apsw.Connection, segments: list[Segment], step: int) -> tuple[int, int]:
-    """`(seq, steps)` of the newest base with fewer than `step` steps behind it; `(0, 0)` without one."""
+    """`(seq, steps)` of the newest base with fewer than `step` steps behind it; `(0, -1)` without one."""
     for segment in reversed(segments):
         place = (segment.trace, step, segment.after, segment.upto)
         rows: Any = connection.execute(BEFORE_STEP, place)
@@ -205,7 +205,7 @@ def before_step(connection: apsw.Connection, segments: list[Segment], step: int)
                 return seq, steps
         if root_seq(connection, segment.trace):
             break
-    return 0, 0
+    return 0, -1
 
 
 def _steps_at(connection: apsw.Connection, base: Base) -> int | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import bases, log
 from .codec import decode_some
-from .errors import LogCorrupted, PlaceNotFound, SeqOutOfRange, Trimmed
+from .errors import LogCorrupted, PlaceNotFound, SeqOutOfRange
 from .event import EPOCH, NodeExecuted
 from .log import Segment, TraceRow
 
@@ -36,7 +36,7 @@ _SCANNED_ROWS = 256
 
 
 def seq_at(store: Store, trace_id: str, at: At) -> int:
-    """The seq of a place. Raises PlaceNotFound, SeqOutOfRange, Trimmed, TraceNotFound, TraceErased.
+    """The seq of a place. Raises PlaceNotFound, SeqOutOfRange, TraceNotFound, TraceErased.
 
     >>> from .store import open
     >>> with open(":memory:") as store:
@@ -112,43 +112,26 @@ def _at_checkpoint(connection: apsw.Connection, row: TraceRow, version: int, pre
 
 
 def at_step(connection: apsw.Connection, path: str, row: TraceRow, version: int, step: int) -> int:
-    """The seq at which a step ends: 0 for the start, negative from the end. Raises PlaceNotFound, Trimmed."""
+    """The seq at which a step ends: 0 for the start, negative from the end. Raises PlaceNotFound."""
     segments = log.lineage(connection, row, version)
+    root = max(log.root_seq(connection, segment.trace) for segment in segments)
+    behind = _steps_at(connection, path, row, root) if root else -1
     asked = f"step:{step}"
     if step < 0:
-        last = _count(connection, path, row, segments)
-        if last + 1 + step < 1:
-            raise PlaceNotFound(row.trace_id, asked, f"it has {last} steps")
+        last = _read_on(connection, path, row, segments, (root, behind), 2**62)[1]
         step += last + 1
-    root = max(log.root_seq(connection, segment.trace) for segment in segments)
-    if step == 0:
-        if root:
-            raise Trimmed(row.trace_id, 1, version, root)
-        return next(first_seq + n - 1 for first_seq, n, _ in log.rows(connection, segments, 0))
-    seq, steps = bases.before_step(connection, segments, step)
-    if seq < root:
-        seq, steps = root, _steps_at(connection, path, row, segments, root)
-        if steps >= step:
-            if steps > step:
-                raise Trimmed(row.trace_id, 1, version, root)
-            return root
-    found, steps = _read_on(connection, path, row, segments, seq, steps, step)
+        if step < 1:
+            raise PlaceNotFound(row.trace_id, asked, f"it has {last} steps")
+    if step <= behind:
+        raise PlaceNotFound(row.trace_id, asked, f"it was trimmed at seq {root}, with {behind} steps behind that")
+    seq, steps = _read_on(connection, path, row, segments, (root, behind), step)
     if steps < step:
         raise PlaceNotFound(row.trace_id, asked, f"it has {steps} steps")
-    return found
+    return seq
 
 
-def _count(connection: apsw.Connection, path: str, row: TraceRow, segments: list[Segment]) -> int:
-    """How many steps the trace has."""
-    seq, steps = bases.before_step(connection, segments, 2**62)
-    root = max(log.root_seq(connection, segment.trace) for segment in segments)
-    if seq < root:
-        seq, steps = root, _steps_at(connection, path, row, segments, root)
-    return _read_on(connection, path, row, segments, seq, steps, 2**62)[1]
-
-
-def _steps_at(connection: apsw.Connection, path: str, row: TraceRow, segments: list[Segment], seq: int) -> int:
-    restored = bases.restore(connection, path, segments, seq, row.trace_id)
+def _steps_at(connection: apsw.Connection, path: str, row: TraceRow, seq: int) -> int:
+    restored = bases.restore(connection, path, log.lineage(connection, row, seq), seq, row.trace_id)
     return int(restored.control.get("steps", 0))
 
 
@@ -157,17 +140,17 @@ def _read_on(
     path: str,
     row: TraceRow,
     segments: list[Segment],
-    seq: int,
-    steps: int,
+    root: tuple[int, int],
     step: int,
 ) -> tuple[int, int]:
-    """`(seq, steps)` where that many steps are done, or at the end."""
+    """`(seq, steps)` where that many steps are done, or at the end. `root`: where history begins, and its steps."""
+    seq, steps = max(bases.before_step(connection, segments, step), root)
     for first_seq, n, body in log.rows(connection, segments, seq):
         try:
             executed = decode_some(body, _EXECUTED)
         except ValueError as error:
             raise LogCorrupted(path, row.trace_id, first_seq, str(error)) from error
-        steps += sum(event.success or event.falls_back for _, event in executed)
+        steps = max(steps, 0) + sum(event.success or event.falls_back for _, event in executed)
         seq = first_seq + n - 1
         if steps >= step:
             break

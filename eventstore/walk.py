@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .codec import decode_rows
 from .control import control_deltas
-from .errors import LogCorrupted, StateError
+from .errors import LogCorrupted, StateError, Trimmed
 from .fold import apply, apply_control
 from .log import LogRow, TraceRow
 from .past import Past
@@ -28,7 +28,10 @@ def walk(store: Store, trace_id: str, after: int | None, upto: int | None, rever
     """The trace after each commit that ends at `after < seq <= upto`. Raises as `Trace.history`."""
     row, head = store._reader.find(trace_id)
     until = head.version if upto is None else min(upto, head.version)
-    begin = store._reader.root_seq(row) if after is None else max(after, 0)
+    root_seq = store._reader.root_seq(row)
+    begin = root_seq if after is None else max(after, 0)
+    if begin < root_seq:
+        raise Trimmed(trace_id, begin + 1, head.version, root_seq)
     root = [Past(store, row, begin, *_restored(store, row, begin))] if after is None and 0 < begin <= until else []
     if not reverse:
         yield from root

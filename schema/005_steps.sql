@@ -23,7 +23,7 @@ CREATE TABLE base (
   UNIQUE (trace, seq)
 ) STRICT;
 
-CREATE INDEX base_steps ON base (trace, steps);
+CREATE INDEX base_steps ON base (trace, steps, seq);
 
 CREATE TRIGGER base_no_update BEFORE UPDATE ON base BEGIN
   SELECT RAISE(ABORT, 'a base is written once');

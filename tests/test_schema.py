@@ -28,7 +28,7 @@ VIEWS = {
     "barriers": ["trace_id", "barrier_id", "node", "prompt", "raised_seq", "raised_at", "deadline_at",
                  "decided_seq", "decided_at", "decision", "decided_by"],
     "checkpoints": ["checkpoint_id", "trace_id", "seq", "node", "graph_hash", "triggers", "metadata", "created_at"],
-    "bases": ["id", "trace_id", "seq", "kind", "parent", "body_bytes", "chain_bytes", "state_bytes", "reason",
+    "bases": ["id", "trace_id", "seq", "kind", "parent", "body_bytes", "chain_bytes", "state_bytes", "steps", "reason",
               "checksum", "at"],
 }  # fmt: skip
 
@@ -125,6 +125,7 @@ def test_view_bases_tells_why_each_was_written(copy):
     assert {row["reason"] for row in rows} == {"every 3 steps"}
     assert all(re.fullmatch("crc32:[0-9a-f]{8}", row["checksum"]) for row in rows)
     assert all(row["chain_bytes"] == row["body_bytes"] for row in rows)
+    assert [row["steps"] for row in rows] == sorted({row["steps"] for row in rows}) and rows[-1]["steps"] > 0
 
 
 # Versions

@@ -14,11 +14,13 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import jsonpatch
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 import eventstore as es
+from eventstore.fold import apply
 
 MOST_TRACES = 5
 KEYS = ("log", "total", "high", "low", "doc", "free", "last", "made")
@@ -112,13 +114,17 @@ def written(state, how, key, value):
 
 
 class Toy:
-    """What the toy knows of one trace: `states[n - 1]` and `notes[n - 1]` of event n, and where rows end."""
+    """What the toy knows of one trace: `states[n - 1]`, `notes[n - 1]` and `counts[n - 1]` (of steps) of event n.
+
+    `ends`: where rows end.
+    """
 
     def __init__(self, parent=None, at=0):
         while parent is not None and at <= parent.fork_seq:
             parent = parent.parent  # whose row that is
         self.states = parent.states[:at] if parent else []
         self.notes = parent.notes[:at] if parent else []
+        self.counts = parent.counts[:at] if parent else []
         self.ends = [end for end in parent.ends if end <= at] if parent else []
         self.barriers = {}  # by id: where it was raised, and where decided
         for barrier_id, (raised, decided) in (parent.barriers if parent else {}).items():
@@ -156,8 +162,10 @@ class Toy:
         """The last root on the way from seq 1 to the head."""
         return max(self.root, self.parent.last_root() if self.parent is not None else 0)
 
-    def commit(self, states, notes=False):
+    def commit(self, states, notes=False, steps=0):
         """One row: the states after each of its events."""
+        before = self.counts[-1] if self.counts else 0
+        self.counts += [before] * (len(states) - 1) + [before + steps]
         self.states += copy.deepcopy(states)
         self.notes += [notes] * len(states)
         self.ends.append(self.version)
@@ -165,6 +173,11 @@ class Toy:
 
 def exact(value):
     return json.dumps(value)
+
+
+def canonical(value):
+    """Exact, but for the order of keys."""
+    return json.dumps(value, sort_keys=True)
 
 
 class Machine(RuleBasedStateMachine):
@@ -226,8 +239,8 @@ class Machine(RuleBasedStateMachine):
         toy.commit([state])
         return trace_id
 
-    @rule(target=traces, trace_id=traces, where=st.integers(0, 1000))
-    def fork(self, trace_id, where):
+    @rule(target=traces, trace_id=traces, where=st.integers(0, 1000), put=st.dictionaries(KEY, VALUE, max_size=2))
+    def fork(self, trace_id, where, put):
         if len(self.toys) >= MOST_TRACES:
             return multiple()
         store, toy = self.stores[0], self.toys[trace_id]
@@ -244,11 +257,14 @@ class Machine(RuleBasedStateMachine):
             assert refused.value.after == min(end for end in toy.ends if end > at)
             return multiple()
         self.toys[new_id] = forked = Toy(toy, at)
-        store.fork(trace_id, at, id=new_id)
+        store.fork(trace_id, at, put=put, id=new_id)
         waiting = forked.pending
         first_seq = forked.version + 1
-        forked.commit([forked.state] * (1 + len(waiting)))
-        for seq, barrier_id in enumerate(waiting, first_seq + 1):
+        states = [forked.state]
+        for key, value in put.items():
+            states.append(written(states[-1], "replace", key, value))
+        forked.commit([*states, *[states[-1]] * len(waiting)])
+        for seq, barrier_id in enumerate(waiting, first_seq + len(states)):
             forked.barriers[barrier_id] = (seq, math.inf)  # raised anew
         return new_id
 
@@ -294,7 +310,7 @@ class Machine(RuleBasedStateMachine):
         with trace.step("work") as step:
             self.do(step, writes)
             assert all(exact(step.get(key)) == exact(value) for key, value in states[-1].items())
-        toy.commit([*states[1:], states[-1]])
+        toy.commit([*states[1:], states[-1]], steps=1)
 
     @rule(trace_id=traces, key=KEY, value=VALUE, refused=st.booleans())
     def failing_step(self, trace_id, key, value, refused):
@@ -507,6 +523,42 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(es.SeqOutOfRange):
             self.stores[1].state_at(trace_id, toy.version + 1)
 
+    # Looking back
+
+    @rule(trace_id=traces, other=traces, where=st.integers(0, 1000), there=st.integers(0, 1000))
+    def differ(self, trace_id, other, where, there):
+        """What a diff says turns one state into the other; the standard's patch does as well."""
+        sides = []
+        for name, place in ((trace_id, where), (other, there)):
+            toy = self.toys[name]
+            seq = place % toy.version + 1
+            if toy.is_trimmed(seq):
+                return
+            sides.append(self.stores[1].open_trace(name).at(seq))
+        left, right = sides
+        found = es.diff(left, right)
+        assert canonical(found.apply(left.state)) == canonical(right.state)
+        assert canonical(jsonpatch.apply_patch(left.state, found.patch())) == canonical(right.state)
+        assert found.is_empty is (canonical(left.state) == canonical(right.state))
+        assert es.StateDiff.from_json(found.to_json()) == found
+
+    @rule(trace_id=traces, back=st.integers(0, 9), span=st.integers(0, 9))
+    def window(self, trace_id, back, span):
+        toy = self.toys[trace_id]
+        upto = max(toy.version - back, 1)
+        after = max(upto - span, 0)
+        trace = self.stores[0].open_trace(trace_id)
+        if toy.is_trimmed(after or 1) and after:
+            return
+        if after == 0 and toy.last_root():
+            with pytest.raises(es.Trimmed):
+                list(trace.history(after=after, upto=upto))
+            return
+        wanted = [(end, exact(toy.states[end - 1])) for end in toy.ends if after < end <= upto]
+        for reverse in (False, True):
+            pasts = list(trace.history(after=after, upto=upto, reverse=reverse))
+            assert [(past.seq, exact(past.state)) for past in pasts] == (wanted[::-1] if reverse else wanted)
+
     # The laws
 
     @invariant()
@@ -525,9 +577,38 @@ class Machine(RuleBasedStateMachine):
                 if toy.is_trimmed(seq):
                     continue
                 assert exact(store.state_at(trace_id, seq)) == exact(state), (trace_id, seq)
+            self.history_is_the_toys(store, trace_id, toy)
             for checkpoint in store.checkpoints.list(trace_id):
                 assert exact(checkpoint.restore_state()) == exact(toy.states[checkpoint.seq - 1])
                 assert exact(checkpoint.state) == exact(toy.states[checkpoint.seq - 1])
+
+    def history_is_the_toys(self, store, trace_id, toy):
+        """One pass gives what looking at each place gives; steps and the writers of a key are found."""
+        trace = store.open_trace(trace_id)
+        pasts = list(trace.history())
+        root = toy.last_root()
+        ends = [root] * bool(root) + [end for end in toy.ends if end > root]
+        assert [past.seq for past in pasts] == ends
+        assert [past.seq for past in trace.history(reverse=True)] == ends[::-1]
+        for past in pasts:
+            there = trace.at(past.seq)
+            assert exact(past.state) == exact(there.state) == exact(toy.states[past.seq - 1])
+            assert dict(past.control) == dict(there.control)
+            assert past.step == there.step == toy.counts[past.seq - 1]
+        for step in range(toy.counts[-1] + 1):
+            first = min(seq for seq, count in enumerate(toy.counts, 1) if count == step)
+            at = min(end for end in toy.ends if end >= first)
+            if root and step <= toy.counts[root - 1]:
+                with pytest.raises(es.PlaceNotFound, match="trimmed"):
+                    trace.at(step=step)
+            else:
+                assert trace.at(step=step).seq == at
+        for key in KEYS:
+            state = {}
+            for write in trace.blame(key):
+                assert write.key == key
+                apply(state, key, write.op, copy.deepcopy(write.value))
+            assert exact(state.get(key, "gone")) == exact(toy.state.get(key, "gone"))
 
     def teardown(self):
         if self.stores:
