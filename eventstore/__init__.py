@@ -16,6 +16,7 @@ from .checkpoints import CheckpointStore
 from .comparing import diff
 from .context import Context
 from .diffing import Change, Side, StateDiff
+from .divergence import Divergence, Replay
 from .errors import (
     AppendIdReused,
     BarrierError,
@@ -90,6 +91,7 @@ from .policy import AdaptiveFold, FoldDecision, FoldEvery, FoldInput, FoldPolicy
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace, GraphResult
 from .recorded import RecordedEvent
 from .reduce import Reducer, ReducerRegistry
+from .replaying import replay
 from .retention import Removed
 from .run_event import (
     BranchExecuted,
@@ -170,6 +172,7 @@ __all__ = [
     "DeltaSource",
     "DeltaWritten",
     "Deserialize",
+    "Divergence",
     "Emitted",
     "EventStoreError",
     "ExecutionEntry",
@@ -221,6 +224,7 @@ __all__ = [
     "ReducerRegistry",
     "Reject",
     "Removed",
+    "Replay",
     "Reroute",
     "RetentionBlocked",
     "RunFailed",
@@ -267,6 +271,7 @@ __all__ = [
     "aopen",
     "diff",
     "open",
+    "replay",
     "resume",
     "resume_async",
     "run",

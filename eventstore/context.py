@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import random
 import uuid
+from bisect import bisect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from .codec import check_cost, normalise
 from .errors import EventStoreError, MissingKey
-from .fold import MISSING
+from .fold import MISSING, copy_value
 from .idempotency import idempotency_key
 from .plan import Node, Scope
 from .run_event import ValueRecorded
@@ -110,9 +111,9 @@ class Context(Writes):
     >>> graph_node = lambda ctx: ctx.put("total", ctx.state["price"] * 2)
     """
 
-    __slots__ = ("_by_name", "_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_random",
-                 "_replayed", "_taken", "attempt", "index", "item", "node", "occurrence", "path", "recorded", "scope",
-                 "spent", "state")  # fmt: skip
+    __slots__ = ("_by_name", "_desk", "_draft", "_explicit", "_goto", "_is_async", "_key", "_late", "_made", "_random",
+                 "_replayed", "_taken", "_tickets", "attempt", "index", "item", "node", "occurrence", "path",
+                 "recorded", "scope", "spent", "state")  # fmt: skip
 
     def __init__(
         self,
@@ -137,6 +138,8 @@ class Context(Writes):
         self._replayed = replayed
         self._by_name: dict[str, list[Any]] | None = None
         self._taken: dict[str, int] = {}
+        self._tickets: list[int] = []
+        self._made = 0
         self.node = node.name
         self.path = path
         self.scope = node.scope
@@ -254,28 +257,30 @@ class Context(Writes):
         self._open()
         if self._is_async:
             return self._call_async(name, function, durable, type)
-        found = self._from_log(name)
+        found = self._from_log(name, durable)
         if found is MISSING:
+            ticket = self._ticket()
             value = function()
             if inspect.isawaitable(value):
                 raise TypeError(f"ctx.call({name!r}): {self.path!r} is no async node, and the function is async")
-            found = self._called(name, value, durable)
+            found = self._called(name, value, durable, ticket)
             if durable:
                 self._desk.keep(ValueRecorded(self.path, f"call:{name}", found, held=True))
         return converted(name, found, type)
 
     async def _call_async(self, name: str, function: Callable[[], Any], durable: bool, kind: type[T] | None) -> Any:
-        found = self._from_log(name)
+        found = self._from_log(name, durable)
         if found is MISSING:
+            ticket = self._ticket()
             value = function()
             if isinstance(value, Awaitable):
                 value = await value
-            found = self._called(name, value, durable)
+            found = self._called(name, value, durable, ticket)
             if durable:
                 await self._desk.keep_async(ValueRecorded(self.path, f"call:{name}", found, held=True))
         return converted(name, found, kind)
 
-    def _from_log(self, name: str) -> Any:
+    def _from_log(self, name: str, durable: bool) -> Any:
         if self._by_name is None:
             self._by_name = {}
             for called, value in self._replayed:
@@ -284,19 +289,27 @@ class Context(Writes):
         index = self._taken.get(name, 0)
         if index < len(named):
             self._taken[name] = index + 1
-            return named[index]
+            return copy_value(named[index])
         return MISSING
 
-    def _called(self, name: str, value: Any, durable: bool) -> Any:
+    def _called(self, name: str, value: Any, durable: bool, ticket: int) -> Any:
         self._open()
         _, live, _ = normalise(name, value)
         if not durable:
-            self._record(f"call:{name}", live)
+            self._record(f"call:{name}", copy_value(live), ticket)  # what is given may be changed in place
         return live
 
-    def _record(self, name: str, value: Any) -> None:
+    def _ticket(self) -> int:
+        """The place of a call among all: those made at the same time are recorded in the order they were made."""
+        self._made += 1
+        return self._made
+
+    def _record(self, name: str, value: Any, ticket: int = 0) -> None:
         self._open()
-        self.recorded.append(ValueRecorded(self.path, name, value))
+        ticket = ticket or self._ticket()
+        place = bisect(self._tickets, ticket)
+        self._tickets.insert(place, ticket)
+        self.recorded.insert(place, ValueRecorded(self.path, name, value))
 
     # Its end
 

@@ -36,7 +36,64 @@ def exit_refused(path: str, raised: BaseException) -> EventStoreError:
     return error
 
 
-class Running:
+class Calling:
+    """How a node of a graph is called: its function with the hooks around it, in one draft."""
+
+    plan: Plan
+
+    def check_target(self, target: str) -> None:
+        """Raise EventStoreError for a node that the graph does not have."""
+        node = self.plan.nodes.get(target)
+        if node is None or any(target in other.branches for other in self.plan.nodes.values()):
+            raise EventStoreError(f"graph {self.plan.name}: there is no node {target!r} to go to")
+
+    def invoke(self, call: Call) -> Outcome:
+        """Call a sync node on this thread, and close its context.
+
+        What is no `Exception` (an interrupt) is no outcome of the node: it ends the work on this run. But to exit
+        is not a node's to decide: that is a failure like any other.
+        """
+        context, node = call.context, call.node
+        assert node.function is not None
+        started = time.perf_counter_ns()
+        error: Exception | None = None
+        try:
+            self.before(call)
+            self.after(call, node.function(context) if node.kind == "node" else node.function(context, context.item))
+        except Exception as raised:
+            error = raised
+        except EXITS as raised:
+            error = exit_refused(context.path, raised)
+        finally:
+            context.close()
+        return Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))
+
+    def before(self, call: Call) -> None:
+        """Run the hooks before a node."""
+        self._hook(self.plan.before, call)
+
+    def after(self, call: Call, result: Any) -> None:
+        """Put what the node returned, then run the hooks after it. Raises TypeError for no mapping."""
+        if result is not None:
+            if not isinstance(result, Mapping):
+                raise TypeError(
+                    f"node {call.context.path!r} returned {type(result).__name__}: a node returns a mapping, or nothing"
+                )
+            for key, value in result.items():
+                call.context.put(key, value)
+        self._hook(self.plan.after, call)
+
+    def _hook(self, hooks: list[tuple[Callable[..., Any], frozenset[str] | None]], call: Call) -> None:
+        for hook, only in hooks:
+            if only is None or call.node.name in only:
+                call.draft.source = "hook"
+                try:
+                    hook(call.context)
+                finally:
+                    call.draft.source = "node"
+
+
+class Running(Calling):
     """One run as this process works on it. `stop`: a request to give it back at the next step."""
 
     most_branches = MOST_BRANCHES
@@ -83,12 +140,6 @@ class Running:
         """Whether the run is to be given back."""
         return self.stop.is_set()
 
-    def check_target(self, target: str) -> None:
-        """Raise EventStoreError for a node that the graph does not have."""
-        node = self.plan.nodes.get(target)
-        if node is None or any(target in other.branches for other in self.plan.nodes.values()):
-            raise EventStoreError(f"graph {self.plan.name}: there is no node {target!r} to go to")
-
     def emit(self, context: Context, value: Any) -> None:
         """Tell the listener."""
         if self.listener is not None:
@@ -127,51 +178,6 @@ class Running:
     def kept(self, event: ValueRecorded) -> Batch:
         """The commit of a value that is recorded at once."""
         return Batch(after=[event])
-
-    def invoke(self, call: Call) -> Outcome:
-        """Call a sync node on this thread, and close its context.
-
-        What is no `Exception` (an interrupt) is no outcome of the node: it ends the work on this run. But to exit
-        is not a node's to decide: that is a failure like any other.
-        """
-        context, node = call.context, call.node
-        assert node.function is not None
-        started = time.perf_counter_ns()
-        error: Exception | None = None
-        try:
-            self.before(call)
-            self.after(call, node.function(context) if node.kind == "node" else node.function(context, context.item))
-        except Exception as raised:
-            error = raised
-        except EXITS as raised:
-            error = exit_refused(context.path, raised)
-        finally:
-            context.close()
-        return Outcome(error, round((time.perf_counter_ns() - started) / 1e6, 3))
-
-    def before(self, call: Call) -> None:
-        """Run the hooks before a node."""
-        self._hook(self.plan.before, call)
-
-    def after(self, call: Call, result: Any) -> None:
-        """Put what the node returned, then run the hooks after it. Raises TypeError for no mapping."""
-        if result is not None:
-            if not isinstance(result, Mapping):
-                raise TypeError(
-                    f"node {call.context.path!r} returned {type(result).__name__}: a node returns a mapping, or nothing"
-                )
-            for key, value in result.items():
-                call.context.put(key, value)
-        self._hook(self.plan.after, call)
-
-    def _hook(self, hooks: list[tuple[Callable[..., Any], frozenset[str] | None]], call: Call) -> None:
-        for hook, only in hooks:
-            if only is None or call.node.name in only:
-                call.draft.source = "hook"
-                try:
-                    hook(call.context)
-                finally:
-                    call.draft.source = "node"
 
     # Threads
 
