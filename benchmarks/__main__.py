@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from . import chat, concurrency, inbox, memory, report, runs, scale, side_by_side, steps
+from . import chat, concurrency, export, inbox, lookback, memory, report, runs, scale, side_by_side, steps
 from .bench import Bench
 from .result import Measure
 
@@ -37,6 +37,11 @@ CASES: dict[str, Callable[[Bench], Iterator[Measure]]] = {
     "branches": side_by_side.fan,
     "concurrent-runs": side_by_side.together,
     "resume": side_by_side.resumed,
+    "history": lookback.history,
+    "at": lookback.any_step,
+    "fork": lookback.fork,
+    "blame": lookback.blame,
+    "export": export.export,
 }
 
 

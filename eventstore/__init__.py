@@ -1,8 +1,10 @@
 """An event-sourced trace engine on SQLite: durable runs, restorable at every step."""
 
 from .aio import AsyncCheckpointStore, AsyncStep, AsyncStore, AsyncTrace, aopen
+from .analysis import Exported, export_analysis
 from .bases import BaseInfo
 from .blaming import Write
+from .blockers import RetentionBlocker
 from .checkpoint import (
     Checkpoint,
     CheckpointPolicy,
@@ -29,6 +31,7 @@ from .errors import (
     DeltaApply,
     Deserialize,
     EventStoreError,
+    ExportRefused,
     Fenced,
     FormatTooNew,
     GraphHashMismatch,
@@ -93,6 +96,8 @@ from .recorded import RecordedEvent
 from .reduce import Reducer, ReducerRegistry
 from .replaying import replay
 from .retention import Removed
+from .retention_apply import RetentionReport, TraceRemoval
+from .retention_plan import RetentionPlan, TracePlan
 from .run_event import (
     BranchExecuted,
     CancelRequested,
@@ -178,6 +183,8 @@ __all__ = [
     "ExecutionEntry",
     "ExecutionMetadata",
     "ExecutionTrace",
+    "ExportRefused",
+    "Exported",
     "Fenced",
     "FoldDecision",
     "FoldEvery",
@@ -227,6 +234,9 @@ __all__ = [
     "Replay",
     "Reroute",
     "RetentionBlocked",
+    "RetentionBlocker",
+    "RetentionPlan",
+    "RetentionReport",
     "RunFailed",
     "RunOwned",
     "SeqOutOfRange",
@@ -255,6 +265,8 @@ __all__ = [
     "TraceForked",
     "TraceInfo",
     "TraceNotFound",
+    "TracePlan",
+    "TraceRemoval",
     "TraceReopened",
     "TraceStarted",
     "TraceStats",
@@ -270,6 +282,7 @@ __all__ = [
     "WrongExpectedVersion",
     "aopen",
     "diff",
+    "export_analysis",
     "open",
     "replay",
     "resume",

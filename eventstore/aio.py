@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from os import PathLike
 from types import TracebackType
@@ -37,6 +37,8 @@ from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import Event, RecordedEvent
 from .redaction import Redactor
 from .retention import RETRY_WINDOW_S, Removed
+from .retention_apply import RetentionReport, TraceRemoval
+from .retention_plan import RetentionPlan
 from .run_stream import StreamEvent
 from .span import Timeline
 from .statistics import StoreStats
@@ -467,6 +469,43 @@ class AsyncStore:
     async def erase(self, trace_id: str, *, by: str | None = None, cascade: bool = False) -> list[Removed]:
         """See `Store.erase`."""
         return await self._workers.call(self._store.erase, trace_id, by=by, cascade=cascade)
+
+    async def plan_retention(
+        self,
+        *,
+        trace_ids: Sequence[str] | None = None,
+        name: str | None = None,
+        status: str | Sequence[str] | None = None,
+        older_than: timedelta | None = None,
+        keep_checkpoints: int | None = None,
+        drop_bases: bool = False,
+        trim: bool = False,
+        erase: bool = False,
+        retry_window_s: float = RETRY_WINDOW_S,
+    ) -> RetentionPlan:
+        """See `Store.plan_retention`."""
+        return await self._workers.call(
+            self._store.plan_retention,
+            trace_ids=trace_ids,
+            name=name,
+            status=status,
+            older_than=older_than,
+            keep_checkpoints=keep_checkpoints,
+            drop_bases=drop_bases,
+            trim=trim,
+            erase=erase,
+            retry_window_s=retry_window_s,
+        )
+
+    async def apply(
+        self,
+        plan: RetentionPlan,
+        on_trace: Callable[[TraceRemoval], object] | None = None,
+        *,
+        by: str | None = None,
+    ) -> RetentionReport:
+        """See `Store.apply`; `on_trace` is called on a worker's thread."""
+        return await self._workers.call(self._store.apply, plan, on_trace, by=by)
 
     async def stats(self) -> StoreStats:
         """See `Store.stats`."""

@@ -112,6 +112,41 @@ class TraceErased(EventStoreError):
         self.trace_id = trace_id
 
 
+class MalformedDump(EventStoreError, ValueError):
+    """A line of a dump that cannot be loaded; what stood before it in its trace stays loaded.
+
+    Attributes: `line` (int, 1-based), `reason` (str), `trace_id` (str | None), `seq` (int | None, the first one
+    that is not loaded).
+
+    >>> print(MalformedDump(12, "the digest is not that of the line", "t1", 40))
+    line 12: trace t1, seq 40: the digest is not that of the line
+    """
+
+    def __init__(self, line: int, reason: str, trace_id: str | None = None, seq: int | None = None) -> None:
+        where = "" if trace_id is None else f"trace {trace_id}: " if seq is None else f"trace {trace_id}, seq {seq}: "
+        super().__init__(f"line {line}: {where}{reason}")
+        self.line = line
+        self.reason = reason
+        self.trace_id = trace_id
+        self.seq = seq
+
+
+class TraceDiffers(EventStoreError):
+    """The store has a trace of that id with another history; nothing of it was changed.
+
+    Attributes: `trace_id` (str), `seq` (int, the first one that differs), `reason` (str).
+
+    >>> print(TraceDiffers("t1", 7, "another commit stands there"))
+    trace t1 differs from the one in the store at seq 7: another commit stands there
+    """
+
+    def __init__(self, trace_id: str, seq: int, reason: str) -> None:
+        super().__init__(f"trace {trace_id} differs from the one in the store at seq {seq}: {reason}")
+        self.trace_id = trace_id
+        self.seq = seq
+        self.reason = reason
+
+
 class TraceEndedError(EventStoreError):
     """A step or decision came after the trace's end. Attributes: `trace_id`, `status` (str).
 
@@ -150,6 +185,20 @@ class Trimmed(SeqOutOfRange):
         super().__init__(trace_id, seq, version)
         self.args = (f"trace {trace_id} was trimmed at seq {root_seq}, asked for {seq}",)
         self.root_seq = root_seq
+
+
+class PlaceNotFound(EventStoreError, LookupError):
+    """A trace has no such place. Attributes: `trace_id` (str), `place` (str, what was asked for), `reason` (str).
+
+    >>> print(PlaceNotFound("t1", "step:9", "it has steps 1 to 4"))
+    trace t1 has no place 'step:9': it has steps 1 to 4
+    """
+
+    def __init__(self, trace_id: str, place: str, reason: str) -> None:
+        super().__init__(f"trace {trace_id} has no place {place!r}: {reason}")
+        self.trace_id = trace_id
+        self.place = place
+        self.reason = reason
 
 
 class NotAStepBoundary(EventStoreError, ValueError):
@@ -384,6 +433,23 @@ class NodeTimeout(EventStoreError, TimeoutError):
         self.timeout_s = timeout_s
 
 
+class DeliveryFailed(EventStoreError):
+    """An exporter did not take a batch of spans; those before it stay delivered.
+
+    Attributes: `exporter`, `reason` (str, empty where the exporter gave none), `delivered` (int, spans).
+
+    >>> print(DeliveryFailed("OTLPSpanExporter", 512, "no route to host"))
+    OTLPSpanExporter did not take a batch of spans, after 512 that it took: no route to host
+    """
+
+    def __init__(self, exporter: str, delivered: int, reason: str = "") -> None:
+        why = f": {reason}" if reason else ""
+        super().__init__(f"{exporter} did not take a batch of spans, after {delivered:,} that it took{why}")
+        self.exporter = exporter
+        self.delivered = delivered
+        self.reason = reason
+
+
 class StateError(EventStoreError):
     """A delta and a state do not fit together. Attribute: `key` (str).
 
@@ -616,6 +682,14 @@ class LogCorrupted(StorageError):
         super().__init__(path, f"trace {trace_id} is damaged at seq {seq}: {reason}")
         self.trace_id = trace_id
         self.seq = seq
+
+
+class ExportRefused(StorageError):
+    """The file to export to is none of this package's exports; it was not touched.
+
+    >>> print(ExportRefused("notes.db", "it holds tables of another application; name a new file"))
+    notes.db: it holds tables of another application; name a new file
+    """
 
 
 class BaseCorrupted(UserWarning):

@@ -83,7 +83,9 @@ class Lookback:
     def why(self, at: At) -> Why:
         """Why an event is in the log: its commit, its node, what chose that node, the values around a delta.
 
-        A step (`"step:12"`) stands for the event that tells of its node's execution. Raises PlaceNotFound, SeqOutOfRange, Trimmed, TraceErased, LogCorrupted.
+        A step (`"step:12"`) stands for the event that tells of its node's execution.
+
+        Raises PlaceNotFound, SeqOutOfRange, Trimmed, TraceErased, LogCorrupted.
         """
         is_step = isinstance(at, str) and at.startswith("step:")
         return why.why(self._store, self.id, places.seq_at(self._store, self.id, at), is_step)

@@ -12,13 +12,14 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apsw
 
 from .errors import EventStoreError, RunOwned, StorageError
 from .liveness import Roll
-from .log import find_trace
+from .log import TraceRow, find_trace
 from .pending import Statement
 from .writer import TRACE_ROW
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .store import Store
     from .trace import Trace
 
+HAS_LOCKS = os.name == "posix"
 ADD_OWNER = "INSERT INTO owner (name, started_us) VALUES (?, ?)"
 REMOVE_OWNER = "DELETE FROM owner WHERE id = ?"
 IDLE_OWNERS = "SELECT id FROM owner WHERE id NOT IN (SELECT owner FROM lease WHERE owner IS NOT NULL)"
@@ -102,7 +104,8 @@ class Ownership:
             row_id = find_trace(connection, trace_id).id
             row: Any = connection.execute(LEASE, (row_id,)).fetchone()
             epoch, holder, name, beat = row or (0, None, None, 0)
-            if holder is not None and holder != owner and self._lives(holder, beat, trace_id):
+            assert self._roll is not None
+            if holder is not None and holder != owner and self._lives(self._roll, holder, beat, trace_id):
                 raise RunOwned(trace_id, name or f"owner {holder}")
             epoch = max(epoch, known_epoch) + 1
             connection.execute(TAKE, (row_id, epoch, owner))
@@ -161,12 +164,33 @@ class Ownership:
             found = [trace_id for _, trace_id in rows if trace_id not in self._active]
         return found, rows[-1][0] if len(rows) == limit else None
 
-    def _lives(self, owner: int, beat: int | None, trace_id: str) -> bool:
-        assert self._roll is not None
-        if beat is None or not self._roll.is_locked(owner):
+    def living_owner(self, connection: apsw.Connection, trace: TraceRow) -> str | None:
+        """Who runs the trace right now, as pid@host; None where nobody does, or its owner is dead.
+
+        It only looks: on a store opened read-only too, and no side file is made. An owner whose side file cannot
+        be opened counts as living.
+        """
+        row: Any = connection.execute(LEASE, (trace.id,)).fetchone()
+        _, holder, name, beat = row or (0, None, None, None)
+        if holder is None or beat is None:
+            return None
+        path = self._store.path
+        if HAS_LOCKS and not Path(f"{os.path.realpath(path)}-owners").exists():
+            return None
+        try:
+            roll = Roll.of(path)
+        except OSError:
+            return str(name)
+        try:
+            return str(name) if self._lives(roll, holder, beat, trace.trace_id) else None
+        finally:
+            roll.leave()
+
+    def _lives(self, roll: Roll, owner: int, beat: int | None, trace_id: str) -> bool:
+        if beat is None or not roll.is_locked(owner):
             return False
-        if self._roll.is_here(owner):
-            return self._roll.works_on(owner, trace_id)
+        if roll.is_here(owner):
+            return roll.works_on(owner, trace_id)
         now = time.monotonic()
         seen = self._seen.get(owner)
         if seen is None or seen[0] != beat:

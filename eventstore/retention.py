@@ -1,25 +1,28 @@
 """The two recorded exceptions to an immutable log: trimming history, and erasing a trace.
 
-A trim folds the log up to a step boundary and, in one synced transaction, writes that state as a root (part
-of the truth, with the chain's digest there) and deletes the rows behind it. An erasure leaves a tombstone.
-Both refuse, naming the blockers, where a fork, a checkpoint, a barrier or a retry still needs what would go.
-Freed pages go back to the file system. An erasure rewrites the file, so that no old copy of a page is left.
+A trim reads the log up to a step boundary, checks each row against the hash chain and folds it and, in one
+synced transaction, writes that state as a root (part of the truth, with the chain's digest there) and deletes
+the rows behind it: what is damaged is never made the truth. An erasure leaves a tombstone. Both refuse, naming
+the blockers, where something still needs what would go. Freed pages go back to the file system; an erasure
+rewrites the file, so that no old copy of a page is left.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apsw
 
-from . import bases, log
-from .codec import as_column, state_size_bytes
-from .errors import RetentionBlocked, StorageFull, StoreBusy
-from .event import JsonRecord, utc
-from .link import encode_whole
-from .log import TraceRow
+from . import bases, blockers, chain, log
+from .blockers import NOTHING_LEAVES, Leaving, RetentionBlocker
+from .codec import as_column, decode_rows, state_size_bytes
+from .errors import LogCorrupted, RetentionBlocked, StateError, StorageFull, StoreBusy, Trimmed
+from .event import JsonRecord
+from .link import State, decode_whole, encode_whole, fold_rows
+from .log import Head, LogRow, TraceRow
 
 if TYPE_CHECKING:
     from .store import Store
@@ -29,16 +32,18 @@ INSERT_ROOT = "INSERT INTO root (trace, seq, at_us, digest, checksum, body) VALU
 INSERT_TOMBSTONE = (
     "INSERT INTO tombstone (trace_id, trace, version, digest, erased_by, erased_us) VALUES (?, ?, ?, ?, ?, ?)"
 )
-FORKS = "SELECT trace_id, fork_seq FROM trace WHERE parent = ? AND fork_seq < ? ORDER BY fork_seq"
-CHECKPOINTS = "SELECT checkpoint_id, seq FROM checkpoint WHERE trace = ? AND seq < ? ORDER BY seq"
-BARRIERS = (
-    "SELECT barrier_id, raised_seq FROM barrier WHERE trace = ?1 AND raised_seq <= ?2"
-    " AND (decided_seq IS NULL OR decided_seq > ?2)"
+ROOT = (
+    "SELECT seq, digest, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 )
+EXTENT = (
+    "SELECT count(*), coalesce(sum(n), 0), coalesce(sum(octet_length(body)), 0) FROM log"
+    " WHERE trace = ? AND first_seq <= ?"
+)
+BASES = "SELECT id, parent, octet_length(body) FROM base WHERE trace = ? ORDER BY seq"
 
 
 class Removed(JsonRecord, frozen=True):
-    """What a trim or an erasure removed. `freed_bytes`: how much smaller the file is.
+    """What a trim or an erasure removed. `freed_bytes`: how much smaller the file is now.
 
     `wal_truncated` False: a reader kept the write-ahead log; its content goes at the next checkpoint.
 
@@ -52,6 +57,16 @@ class Removed(JsonRecord, frozen=True):
     wal_truncated: bool
 
 
+class Extent(NamedTuple):
+    """How much it is: of a log the rows, events and bytes of their bodies; of bases the rows and bytes."""
+
+    rows: int = 0
+    events: int = 0
+    log_bytes: int = 0
+    bases: int = 0
+    base_bytes: int = 0
+
+
 def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Removed:
     """Delete the history behind the step boundary `before`; see `Store.trim`."""
 
@@ -60,100 +75,181 @@ def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Rem
         head = log.boundary(connection, trace, before)
         if before <= max(trace.fork_seq, log.root_seq(connection, trace.id)):
             return 0
-        _refuse(trace_id, _trim_blockers(connection, trace, before, head.at_us, retry_window_s))
-        segments = log.lineage(connection, trace, before)
-        restored = bases.restore(connection, store.path, segments, before, trace_id, bases=False)
-        body = encode_whole(restored.control, restored.state, state_size_bytes(restored.state))
-        crc = bases.root_checksum(trace.id, before, body)
-        connection.execute(INSERT_ROOT, (trace.id, before, head.at_us, head.digest, crc, as_column(body)))
-        bases.drop(connection, trace)
-        connection.execute("DELETE FROM root WHERE trace = ? AND seq < ?", (trace.id, before))
-        connection.execute("DELETE FROM barrier WHERE trace = ? AND decided_seq <= ?", (trace.id, before))
-        connection.execute("DELETE FROM log WHERE trace = ? AND first_seq <= ?", (trace.id, before))
-        return int(connection.changes())
+        _refuse(trace_id, blockers.of_trim(connection, trace, head, retry_window_s))
+        return trim_history(connection, store.path, trace, head).rows
 
     return _remove(store, trace_id, work, rewrite=False)
+
+
+def trim_history(connection: apsw.Connection, path: str, trace: TraceRow, at: Head) -> Extent:
+    """Make that boundary the trace's root, inside the caller's transaction; what went. Raises LogCorrupted."""
+    control, state = _verified(connection, path, trace, at)
+    gone = extent(connection, trace, at.version)
+    body = encode_whole(control, state, state_size_bytes(state))
+    crc = bases.root_checksum(trace.id, at.version, body)
+    connection.execute(INSERT_ROOT, (trace.id, at.version, at.at_us, at.digest, crc, as_column(body)))
+    bases_gone = drop_bases(connection, trace)
+    connection.execute("DELETE FROM root WHERE trace = ? AND seq < ?", (trace.id, at.version))
+    connection.execute("DELETE FROM barrier WHERE trace = ? AND decided_seq <= ?", (trace.id, at.version))
+    connection.execute("DELETE FROM log WHERE trace = ? AND first_seq <= ?", (trace.id, at.version))
+    return gone._replace(bases=bases_gone.bases, base_bytes=bases_gone.base_bytes)
+
+
+def _verified(connection: apsw.Connection, path: str, trace: TraceRow, at: Head) -> tuple[State, State]:
+    """Control and state there, from the log alone: every row on the way must be what the chain says was written."""
+    segments = log.lineage(connection, trace, at.version)
+    control: State = {}
+    state: State = {}
+    seq, digest = 0, chain.genesis(log.trace_by_row(connection, segments[0].trace).trace_id)
+    for segment in reversed(segments):
+        root: Any = connection.execute(ROOT, (segment.trace, segment.upto)).fetchone()
+        if root is None:
+            if beyond := log.root_seq(connection, segment.trace):
+                raise Trimmed(trace.trace_id, segment.upto, at.version, beyond)
+            continue
+        seq, digest, crc, body = root
+        if crc != bases.root_checksum(segment.trace, seq, body):
+            raise LogCorrupted(path, trace.trace_id, seq, "its root fails its checksum")
+        control, state = decode_whole(body)
+        break
+    for segment in segments:
+        if segment.upto <= seq:
+            continue
+        place = (segment.trace, max(segment.after, seq), segment.upto, -1)
+        for row in map(LogRow._make, connection.execute(log.FULL_ROWS, place)):
+            if row.first_seq != seq + 1:
+                raise LogCorrupted(path, trace.trace_id, seq + 1, f"the next row begins at {row.first_seq}")
+            digest = chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, row.body)
+            if digest != row.digest:
+                told = "the row is not what was written, or a row before it is missing"
+                raise LogCorrupted(path, trace.trace_id, row.first_seq, told)
+            try:
+                events = decode_rows(row.body)
+                fold_rows(control, state, events)
+            except (ValueError, TypeError, KeyError, StateError) as error:
+                raise LogCorrupted(path, trace.trace_id, row.first_seq, str(error)) from error
+            if len(events) != row.n:
+                raise LogCorrupted(path, trace.trace_id, row.first_seq, f"{len(events)} events in a row of {row.n}")
+            seq = row.last_seq
+    if (seq, digest) != (at.version, at.digest):
+        raise LogCorrupted(path, trace.trace_id, seq + 1, f"its rows do not lead to seq {at.version}")
+    return control, state
 
 
 def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Removed]:
     """Erase a trace; see `Store.erase`."""
     with store._database.reader() as connection:
         trace = log.find_trace(connection, trace_id)
-        family = _family(connection, trace)
-    if len(family) > 1 and not cascade:
-        raise RetentionBlocked(trace_id, [f"fork {fork.trace_id} at seq {fork.fork_seq}" for fork in family[1:]])
+        family = blockers.family(connection, trace)
+        if not cascade:
+            _refuse(trace_id, blockers.forks(connection, trace, "erase", blockers.ALL))
+        for member in family:  # all of them before the first is gone
+            _refuse(member.trace_id, running(store, connection, member, "erase"))
 
     def erase_one(member: TraceRow) -> Removed:
         def work(connection: apsw.Connection) -> int:
             row = log.find_trace(connection, member.trace_id)
-            forks = connection.execute(FORKS, (row.id, 2**62)).fetchall()
-            _refuse(row.trace_id, [f"fork {fork_id} at seq {seq}" for fork_id, seq in forks])
-            head = log.head(connection, row)
-            stone = (row.trace_id, row.id, head.version, head.digest, by, time.time_ns() // 1000)
-            connection.execute(INSERT_TOMBSTONE, stone)
-            bases.drop(connection, row)
-            for table in ("lease", "checkpoint", "barrier", "root", "log"):
-                connection.execute(f"DELETE FROM {table} WHERE trace = ?", (row.id,))
-            rows = int(connection.changes())
-            connection.execute("DELETE FROM trace WHERE id = ?", (row.id,))
-            return rows
+            _refuse(row.trace_id, blockers.forks(connection, row, "erase", blockers.ALL))
+            _refuse(row.trace_id, running(store, connection, row, "erase"))
+            return erase_rows(connection, row, by).rows
 
         return _remove(store, member.trace_id, work, rewrite=member is trace)
 
     return [erase_one(member) for member in reversed(family)]
 
 
-def _family(connection: apsw.Connection, trace: TraceRow) -> list[TraceRow]:
-    """The trace and all that forked from it, parents before children."""
-    family, position = [trace], 0
-    while position < len(family):
-        for fork_id, _ in connection.execute(FORKS, (family[position].id, 2**62)).fetchall():
-            family.append(log.find_trace(connection, str(fork_id)))
-        position += 1
-    return family
+def erase_rows(connection: apsw.Connection, trace: TraceRow, by: str | None) -> Extent:
+    """Leave a tombstone in the trace's place, inside the caller's transaction; what went."""
+    head = log.head(connection, trace)
+    gone = extent(connection, trace, blockers.ALL)
+    stone = (trace.trace_id, trace.id, head.version, head.digest, by, time.time_ns() // 1000)
+    connection.execute(INSERT_TOMBSTONE, stone)
+    bases_gone = drop_bases(connection, trace)
+    for table in ("lease", "checkpoint", "barrier", "root", "log"):
+        connection.execute(f"DELETE FROM {table} WHERE trace = ?", (trace.id,))
+    connection.execute("DELETE FROM trace WHERE id = ?", (trace.id,))
+    return gone._replace(bases=bases_gone.bases, base_bytes=bases_gone.base_bytes)
 
 
-def _trim_blockers(
-    connection: apsw.Connection, trace: TraceRow, before: int, at_us: int, retry_window_s: float
-) -> list[str]:
-    blockers = [f"fork {fork_id} at seq {seq}" for fork_id, seq in connection.execute(FORKS, (trace.id, before))]
-    for checkpoint_id, seq in connection.execute(CHECKPOINTS, (trace.id, before)):
-        if isinstance(seq, int) and seq > trace.fork_seq:
-            blockers.append(f"checkpoint {checkpoint_id} at seq {seq}")
-    for fork in _family(connection, trace)[1:]:
-        for checkpoint_id, seq in connection.execute(CHECKPOINTS, (fork.id, before)):
-            blockers.append(f"checkpoint {checkpoint_id} of fork {fork.trace_id} at seq {seq}")
-    for barrier_id, seq in connection.execute(BARRIERS, (trace.id, before)):
-        blockers.append(f"barrier {barrier_id} raised at seq {seq}")
-    if at_us > time.time_ns() // 1000 - int(retry_window_s * 1_000_000):
-        blockers.append(f"a retry may still come for appends up to {utc(at_us):%Y-%m-%d %H:%M:%S} UTC")
-    return blockers
+def running(store: Store, connection: apsw.Connection, trace: TraceRow, action: str) -> list[RetentionBlocker]:
+    """The living owner that runs the trace now, as a blocker."""
+    return blockers.owner(action, store._ownership.living_owner(connection, trace))
 
 
-def _refuse(trace_id: str, blockers: list[str]) -> None:
-    if blockers:
-        raise RetentionBlocked(trace_id, blockers)
+def extent(connection: apsw.Connection, trace: TraceRow, upto: int) -> Extent:
+    """The trace's own rows up to that boundary."""
+    row: Any = connection.execute(EXTENT, (trace.id, upto)).fetchone()
+    return Extent(*row)
+
+
+def dependent_bases(
+    connection: apsw.Connection, trace: TraceRow, leaving: Leaving = NOTHING_LEAVES
+) -> tuple[list[int], Extent]:
+    """The trace's bases, and those of its forks that stand on them: row ids, and how much that is."""
+    found: set[int] = set()
+    size = 0
+    for member in blockers.family(connection, trace, leaving):
+        if member is not trace and member.id in leaving.bare:
+            continue
+        rows: Any = connection.execute(BASES, (member.id,))
+        for base_id, parent, body_bytes in rows:
+            if member is trace or parent in found:
+                found.add(base_id)
+                size += body_bytes
+    return list(found), Extent(bases=len(found), base_bytes=size)
+
+
+def drop_bases(connection: apsw.Connection, trace: TraceRow) -> Extent:
+    """Delete them, inside the caller's transaction; what went."""
+    ids, size = dependent_bases(connection, trace)
+    connection.executemany("DELETE FROM base WHERE id = ?", [(base_id,) for base_id in ids])
+    return size
+
+
+def _refuse(trace_id: str, found: Iterable[RetentionBlocker]) -> None:
+    if named := [str(blocker) for blocker in found]:
+        raise RetentionBlocked(trace_id, named)
 
 
 def _remove(store: Store, trace_id: str, work: Callable[[apsw.Connection], int], *, rewrite: bool) -> Removed:
-    writer, database = store._writer, store._database
-    connection = database.writer
-    before_pages = writer.quiet(lambda: connection.pragma("page_count"))
-    rows = writer.write(work, sync=True)
-    try:
-        busy = writer.quiet(lambda: _give_back(connection, rewrite))
-    except (StoreBusy, StorageFull):
-        busy = True  # the removal is committed; only its pages stay for now
-    pages, size = writer.quiet(lambda: (connection.pragma("page_count"), connection.pragma("page_size")))
-    return Removed(trace_id, rows, (before_pages - pages) * size, not busy)
+    before_bytes = file_bytes(store)
+    rows = store._writer.write(work, sync=True)
+    truncated = give_back(store, rewrite=rewrite)
+    return Removed(trace_id, rows, before_bytes - _size_bytes(store), truncated)
 
 
-def _give_back(connection: apsw.Connection, rewrite: bool) -> bool:
+def file_bytes(store: Store) -> int:
+    """The file's size, with what the write-ahead log holds moved into it as far as readers allow."""
+    connection = store._database.writer
+    store._writer.quiet(lambda: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+    return _size_bytes(store)
+
+
+def _size_bytes(store: Store) -> int:
+    return Path(store._database._file).stat().st_size
+
+
+def free_pages(connection: apsw.Connection) -> tuple[int, bool]:
+    """How many bytes of the file are free pages, and whether some trace was ever erased."""
+    free_bytes = connection.pragma("freelist_count") * connection.pragma("page_size")
+    return free_bytes, connection.execute("SELECT 1 FROM tombstone LIMIT 1").fetchone() is not None
+
+
+def give_back(store: Store, *, rewrite: bool) -> bool:
     """Return free pages to the file system; `rewrite` the file, since page splits leave old copies of rows.
 
-    Whether a reader kept the WAL from being truncated.
+    False: the disk is full, or somebody kept the write-ahead log from being truncated. What was removed is; its
+    pages stay for now.
     """
-    for _ in connection.execute("VACUUM" if rewrite else "PRAGMA incremental_vacuum"):
-        pass
-    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (1, 0, 0)
-    return bool(busy)
+    connection = store._database.writer
+
+    def work() -> bool:
+        for _ in connection.execute("VACUUM" if rewrite else "PRAGMA incremental_vacuum"):
+            pass
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (1, 0, 0)
+        return not busy
+
+    try:
+        return store._writer.quiet(work)
+    except (StoreBusy, StorageFull):
+        return False

@@ -12,8 +12,8 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from os import PathLike
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,7 +21,21 @@ from uuid import UUID
 import apsw
 import msgspec
 
-from . import bases, chain, deciding, forks, history, inbox, log, retention, statistics, tailing, verify
+from . import (
+    bases,
+    chain,
+    deciding,
+    forks,
+    history,
+    inbox,
+    log,
+    retention,
+    retention_apply,
+    retention_plan,
+    statistics,
+    tailing,
+    verify,
+)
 from .bases import BaseInfo
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
@@ -44,6 +58,8 @@ from .recorded import ControlEvent, Event, RecordedEvent
 from .redaction import Redactor
 from .reduce import CustomReducer, Reducer, ReducerRegistry
 from .retention import Removed
+from .retention_apply import RetentionReport, TraceRemoval
+from .retention_plan import RetentionPlan
 from .run_event import NodeIntended
 from .run_stream import StreamEvent
 from .statistics import StoreStats
@@ -461,19 +477,66 @@ class Store:
     def trim(self, trace_id: str, before: int, *, retry_window_s: float = retention.RETRY_WINDOW_S) -> Removed:
         """Delete the history behind the step boundary `before`, which becomes the trace's root.
 
-        Every state from `before` on stays as it is; looking behind it raises Trimmed. Raises RetentionBlocked
-        for a fork, a checkpoint or an open barrier behind it, or an append younger than `retry_window_s`
-        (its `append_id` could come again); NotAStepBoundary, SeqOutOfRange, TraceNotFound.
+        Every state from `before` on stays as it is; looking behind it raises Trimmed. What goes must verify. Raises
+        LogCorrupted where it is damaged; RetentionBlocked for a fork, a checkpoint or an open barrier behind it, or an
+        append younger than `retry_window_s` (its `append_id` could come again); NotAStepBoundary, SeqOutOfRange,
+        TraceNotFound.
         """
         return retention.trim(self, trace_id, before, retry_window_s)
 
     def erase(self, trace_id: str, *, by: str | None = None, cascade: bool = False) -> list[Removed]:
         """Erase a trace for good: its content leaves the file and the WAL, a tombstone says who and when.
 
-        Backups and exports are out of reach. Raises RetentionBlocked when forks share its history, unless
-        `cascade` erases them too; TraceNotFound, TraceErased.
+        Backups and exports are out of reach. Raises RetentionBlocked while a living process runs it, and when forks
+        share its history, unless `cascade` erases them too; TraceNotFound, TraceErased.
         """
         return retention.erase(self, trace_id, by, cascade)
+
+    def plan_retention(
+        self,
+        *,
+        trace_ids: Sequence[str] | None = None,
+        name: str | None = None,
+        status: str | Sequence[str] | None = None,
+        older_than: timedelta | None = None,
+        keep_checkpoints: int | None = None,
+        drop_bases: bool = False,
+        trim: bool = False,
+        erase: bool = False,
+        retry_window_s: float = retention.RETRY_WINDOW_S,
+    ) -> RetentionPlan:
+        """What retention would do to the traces chosen, and what blocks it; changes nothing.
+
+        `trace_ids`, `name`, `status`, `older_than` (by the last event): which traces; by default all. At least one
+        action: `keep_checkpoints`, so many of the newest of each trace; `drop_bases`; `trim`, the history behind the
+        furthest place that nothing needs; `erase`, the whole trace. Raises ValueError, TraceNotFound, TraceErased.
+        """
+        return retention_plan.plan_retention(
+            self,
+            trace_ids=trace_ids,
+            name=name,
+            status=status,
+            older_than=older_than,
+            keep_checkpoints=keep_checkpoints,
+            drop_bases=drop_bases,
+            trim=trim,
+            erase=erase,
+            retry_window_s=retry_window_s,
+        )
+
+    def apply(
+        self,
+        plan: RetentionPlan,
+        on_trace: Callable[[TraceRemoval], object] | None = None,
+        *,
+        by: str | None = None,
+    ) -> RetentionReport:
+        """Do what a plan says, one transaction a trace, then give the free space back.
+
+        All is checked again: what is blocked by now is skipped, and the report says why. `on_trace` is told of each
+        trace; `by` goes into tombstones. Raises storage errors.
+        """
+        return retention_apply.apply_plan(self, plan, on_trace, by=by)
 
     # The end
 

@@ -20,7 +20,8 @@ CORE = ["errors", "event", "opaque", "codec", "fold", "reduce", "control", "link
         "barrier", "chain", "mutation", "run_event", "recorded", "forking",
         "diffing", "definition", "retrying", "plan", "graph_check", "effects", "regraphing", "run_stream"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
-       "verify", "turnstile", "inbox", "ownership", "feed", "forks"]  # fmt: skip
+       "verify", "turnstile", "inbox", "ownership", "feed", "forks", "blockers", "retention_plan",
+       "retention_apply"]  # fmt: skip
 
 
 def imported(module, ours_only=False):

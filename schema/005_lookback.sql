@@ -1,3 +1,4 @@
+-- Looking back, and giving back.
 -- A base says how many steps lie behind it, so that a step is found without a fold. Bases are derived: they
 -- are written anew.
 
@@ -35,3 +36,6 @@ SELECT b.id, t.trace_id, b.seq, CASE WHEN b.parent IS NULL THEN 'whole' ELSE 'li
        b.algorithm || ':' || printf('%08x', b.checksum) AS checksum,
        strftime('%Y-%m-%dT%H:%M:%S', b.at_us / 1000000, 'unixepoch') || printf('.%06dZ', b.at_us % 1000000) AS at
   FROM base b JOIN trace t ON t.id = b.trace;
+
+-- The guards ask for a trace's tombstone at every deleted row.
+CREATE INDEX tombstone_trace ON tombstone (trace);

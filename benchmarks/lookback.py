@@ -1,0 +1,263 @@
+"""Looking back: every state of a run in one pass, any step of a long one, forks, and who wrote a key.
+
+A full replay is the latest state of the same run in a file without bases. LangGraph's history of the same run is
+measured where it is installed (the extra `bench`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+import eventstore as es
+
+from .bench import Bench
+from .result import Measure, by_pairs, micros
+from .worker import fresh
+from .workload import CHAT_REDUCERS, CHAT_STATE, SMALL_STATE, chat, check, fold, small
+
+TRACE = "chat"
+
+
+def build(path: str, steps: int, folds: bool) -> None:
+    """Write a chat run, with or without bases."""
+    policy = es.AdaptiveFold() if folds else es.NeverFold()
+    with es.open(path, durability="normal", fold_policy=policy) as store:
+        trace = store.start(CHAT_STATE, id=TRACE, reducers=CHAT_REDUCERS)
+        for step in chat(steps):
+            with trace.step("answer") as writing:
+                step.write(writing)
+
+
+def build_small(path: str, steps: int) -> None:
+    """Write a run of small steps, each of which also counts."""
+    with es.open(path, durability="normal") as store:
+        trace = store.start({**SMALL_STATE, "count": 0}, id=TRACE)
+        for number, step in enumerate(small(steps), 1):
+            with trace.step("work") as writing:
+                step.write(writing)
+                writing.put("count", number)
+
+
+def _elapsed_us(started: int) -> float:
+    return (time.perf_counter_ns() - started) / 1000
+
+
+# Every state
+
+
+def visit(path: str, plain: str, steps: int, repeats: int) -> list[tuple[float, float]]:
+    """µs of visiting every state, and of one full replay, in turns."""
+    pairs = []
+    with es.open(path) as store, es.open(plain, fold_policy=es.NeverFold()) as without:
+        trace = store.open_trace(TRACE)
+        for _ in range(repeats):
+            started = time.perf_counter_ns()
+            seen = [len(past.state["messages"]) for past in trace.history()]
+            visited = _elapsed_us(started)
+            check("the history", seen, list(range(steps + 1)))
+            started = time.perf_counter_ns()
+            state = without.state_at(TRACE)
+            pairs.append((visited, _elapsed_us(started)))
+    check("the replayed state", state, fold(CHAT_STATE, chat(steps)))
+    return pairs
+
+
+def build_langgraph(path: str, steps: int) -> None:
+    """The same run as LangGraph keeps it: a graph of one node that loops."""
+    _langgraph(path, steps)[0].invoke(CHAT_STATE, _langgraph_config(steps))
+
+
+def visit_langgraph(path: str, steps: int) -> float:
+    """µs of LangGraph's history of the run, each state looked at."""
+    graph, _ = _langgraph(path, steps)
+    started = time.perf_counter_ns()
+    seen = [len(found.values.get("messages", ())) for found in graph.get_state_history(_langgraph_config(steps))]
+    visited = _elapsed_us(started)
+    check("LangGraph's history", seen[: steps + 1], list(range(steps, -1, -1)))
+    return visited
+
+
+def _langgraph_config(steps: int) -> dict[str, Any]:
+    return {"configurable": {"thread_id": TRACE}, "recursion_limit": steps + 5}
+
+
+def _langgraph(path: str, steps: int) -> Any:
+    import operator
+    import sqlite3
+    from typing import Annotated, TypedDict
+
+    from langgraph.checkpoint.sqlite import SqliteSaver
+    from langgraph.graph import END, START, StateGraph
+
+    inputs = iter(chat(steps))
+
+    class State(TypedDict):
+        messages: Annotated[list[Any], operator.add]
+        turn: int
+        spent: float
+        phase: str
+
+    def answer(_: Any) -> dict[str, Any]:
+        step = next(inputs)
+        return {"messages": [step.message], **step.puts}
+
+    built: Any = StateGraph(State)
+    built.add_node("answer", answer)
+    built.add_edge(START, "answer")
+    built.add_conditional_edges("answer", lambda now: "answer" if now["turn"] < steps else END)
+    saver = SqliteSaver(sqlite3.connect(path, check_same_thread=False))
+    return built.compile(checkpointer=saver), saver
+
+
+def history(bench: Bench) -> Iterator[Measure]:
+    """Every state of a run, to one full replay; and LangGraph's history of a run."""
+    steps = bench.size(3000, 60)
+    path, plain = bench.path("history"), bench.path("plain")
+    bench.say("history: writing the run")
+    fresh(build, path, steps, True)
+    fresh(build, plain, steps, False)
+    pairs = [pair for _ in bench.rounds("history", 5) for pair in fresh(visit, path, plain, steps, bench.size(5, 1))]
+    note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}"
+    yield by_pairs("history", f"every state of {steps:,} steps, to one full replay", pairs, 3, note)
+    if importlib.util.find_spec("langgraph") is None:
+        bench.say("history: LangGraph is not installed (pip install 'trace-eventstore[bench]'), left out")
+        return
+    few = bench.size(1000, 30)
+    path, theirs = bench.path("history-few"), bench.path("langgraph")
+    bench.say(f"history: LangGraph writes {few:,} steps")
+    fresh(build, path, few, True)
+    fresh(build, plain_few := bench.path("plain-few"), few, False)
+    fresh(build_langgraph, theirs, few)
+    size = Path(theirs).stat().st_size / Path(path).stat().st_size
+    pairs = [
+        (fresh(visit_langgraph, theirs, few), fresh(visit, path, plain_few, few, 1)[0][0])
+        for _ in bench.rounds("history: LangGraph", 3)
+    ]
+    note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}; its file {size:.0f} x"
+    ratios = [theirs_us / ours_us for theirs_us, ours_us in pairs]
+    name = f"LangGraph's history of {few:,} steps, to this one"
+    yield Measure("history", name, median(ratios), 1, "x", at_least=True, samples=ratios, note=note)
+
+
+# Any step
+
+
+def look(path: str, steps: int, looks: int) -> list[tuple[float, float]]:
+    """µs of looking at random steps, and of decoding the JSON of the state there."""
+    rng = random.Random(7)
+    pairs = []
+    with es.open(path, read_only=True) as store:
+        trace = store.open_trace(TRACE)
+        for _ in range(looks):
+            step = rng.randint(1, steps)
+            started = time.perf_counter_ns()
+            past = trace.at(step=step)
+            looked = _elapsed_us(started)
+            check("the step", past.state.get("turn", past.state.get("count")), step)
+            raw = msgspec.json.encode(past.state)
+            del past
+            started = time.perf_counter_ns()
+            msgspec.json.decode(raw)
+            pairs.append((looked, _elapsed_us(started)))
+    return pairs
+
+
+def any_step(bench: Bench) -> Iterator[Measure]:
+    """A random step of a long chat run, and of a long run of small values."""
+    steps = bench.size(100_000, 300)
+    path = bench.built(f"a chat run of {steps:,} steps", lambda path: fresh(build, path, steps, True))
+    pairs = [pair for _ in bench.rounds("at: chat", 3) for pair in fresh(look, path, steps, bench.size(30, 5))]
+    note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}"
+    yield by_pairs("at", f"a random step of {steps:,} chat steps, to decoding its JSON", pairs, 3, note)
+    path = bench.built(f"a run of {steps:,} small steps", lambda path: fresh(build_small, path, steps))
+    looks = [pair[0] for _ in bench.rounds("at: small", 3) for pair in fresh(look, path, steps, bench.size(300, 5))]
+    name = f"a random step of {steps:,} small steps"
+    yield Measure("at", name, median(looks), 500, "µs", samples=looks, note="a state of 21 scalars")
+
+
+# Forks
+
+
+def take(path: str, steps: int, forks: int) -> list[list[float]]:
+    """µs of taking forks at the start, in the middle and at the end, in turns."""
+    places = [max(1, steps // 1000), steps // 2, steps]
+    taken: list[list[float]] = [[] for _ in places]
+    with es.open(path, durability="normal") as store:
+        trace = store.open_trace(TRACE)
+        seqs = [trace.at(step=step).seq for step in places]
+        for _ in range(forks):
+            for at, found in zip(seqs, taken, strict=True):
+                started = time.perf_counter_ns()
+                forked = trace.fork(at, put={"turn": -1})
+                found.append(_elapsed_us(started))
+        check("a fork's state", forked.at().state["turn"], -1)
+    return taken
+
+
+def grown(path: str, step: int, forks: int) -> int:
+    """Bytes that the closed file grows by with so many forks at one step."""
+    before = os.stat(path).st_size  # noqa: PTH116
+    with es.open(path, durability="normal") as store:
+        trace = store.open_trace(TRACE)
+        at = trace.at(step=step).seq
+        for _ in range(forks):
+            trace.fork(at)
+    return os.stat(path).st_size - before  # noqa: PTH116
+
+
+def fork(bench: Bench) -> Iterator[Measure]:
+    """A fork at the end of a long run, to one near its start: time and bytes."""
+    steps = bench.size(100_000, 300)
+    path = bench.built(f"a chat run of {steps:,} steps", lambda path: fresh(build, path, steps, True))
+    taken = [fresh(take, path, steps, bench.size(200, 4)) for _ in bench.rounds("fork", 3)]
+    pairs = [(median(late), median(early)) for early, _, late in taken]
+    middle = [median(half) for _, half, _ in taken]
+    note = (
+        f"{micros([pair[0] for pair in pairs])}, {micros(middle)} in the middle, {micros([pair[1] for pair in pairs])}"
+    )
+    yield by_pairs("fork", f"a fork after {steps:,} steps, to one near the start", pairs, 1.2, note)
+    many = bench.size(1000, 50)
+    early, late = (fresh(grown, path, step, many) for step in (max(1, steps // 1000), steps))
+    ratio = late / max(early, 1)
+    note = f"{late / many:.0f} and {early / many:.0f} bytes a fork"
+    yield Measure("fork", "its bytes, to those of one near the start", ratio, 1.2, "x", samples=[ratio], note=note)
+
+
+# Who wrote a key
+
+
+def blamed(path: str, steps: int, repeats: int) -> list[tuple[float, float]]:
+    """ms of the writes of a key that every step writes, and of one that a step in hundred does."""
+    found = []
+    with es.open(path, read_only=True) as store:
+        trace = store.open_trace(TRACE)
+        for _ in range(repeats):
+            started = time.perf_counter_ns()
+            writes = trace.blame("turn")
+            every = _elapsed_us(started) / 1000
+            check("the writers", [write.value for write in writes], list(range(steps + 1)))
+            started = time.perf_counter_ns()
+            check("nobody", trace.blame("nobody"), [])
+            found.append((every, _elapsed_us(started) / 1000))
+    return found
+
+
+def blame(bench: Bench) -> Iterator[Measure]:
+    """Who wrote a key, over 10,000 steps."""
+    steps = bench.size(10_000, 200)
+    path = bench.path("blame")
+    bench.say("blame: writing the run")
+    fresh(build, path, steps, True)
+    found = [pair for _ in bench.rounds("blame", 5) for pair in fresh(blamed, path, steps, bench.size(5, 1))]
+    every, none = ([pair[place] for pair in found] for place in (0, 1))
+    note = f"its {steps + 1:,} writes; {median(none):.1f} ms for a key that no step writes"
+    yield Measure("blame", f"blame of one key over {steps:,} steps", median(every), 50, "ms", samples=every, note=note)
