@@ -28,6 +28,7 @@ from .errors import (
     CheckpointNotFound,
     CheckpointStoreError,
     CrashLoop,
+    DeliveryFailed,
     DeltaApply,
     Deserialize,
     EventStoreError,
@@ -125,7 +126,7 @@ from .run_stream import (
 )
 from .runs import resume, run, stream
 from .runs_async import resume_async, run_async, stream_async
-from .span import Timeline
+from .span import CancelMark, CheckpointMark, ForkMark, RetryWait, Span, Timeline, Totals, Wait
 from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
@@ -157,10 +158,12 @@ __all__ = [
     "BaseCorrupted",
     "BaseInfo",
     "BranchExecuted",
+    "CancelMark",
     "CancelRequested",
     "Change",
     "Checkpoint",
     "CheckpointCorrupted",
+    "CheckpointMark",
     "CheckpointNotFound",
     "CheckpointPolicy",
     "CheckpointSaved",
@@ -172,6 +175,7 @@ __all__ = [
     "CrashLoop",
     "Decision",
     "DecisionSubmitted",
+    "DeliveryFailed",
     "DeltaApply",
     "DeltaOp",
     "DeltaSource",
@@ -190,6 +194,7 @@ __all__ = [
     "FoldEvery",
     "FoldInput",
     "FoldPolicy",
+    "ForkMark",
     "FormatTooNew",
     "GeometricFold",
     "Graph",
@@ -237,10 +242,12 @@ __all__ = [
     "RetentionBlocker",
     "RetentionPlan",
     "RetentionReport",
+    "RetryWait",
     "RunFailed",
     "RunOwned",
     "SeqOutOfRange",
     "Side",
+    "Span",
     "StateConflict",
     "StateDelta",
     "StateDiff",
@@ -257,6 +264,7 @@ __all__ = [
     "StoreStats",
     "StreamEvent",
     "Timeline",
+    "Totals",
     "Trace",
     "TraceEnded",
     "TraceEndedError",
@@ -275,6 +283,7 @@ __all__ = [
     "ValueRecorded",
     "ValueRefused",
     "VerifyReport",
+    "Wait",
     "Why",
     "Worked",
     "Worker",

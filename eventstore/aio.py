@@ -243,9 +243,9 @@ class AsyncTrace:
         """See `Trace.why`."""
         return await self._workers.call(self._trace.why, at)
 
-    async def timeline(self) -> Timeline:
+    async def timeline(self, *, now: datetime | None = None) -> Timeline:
         """See `Trace.timeline`."""
-        return await self._workers.call(self._trace.timeline)
+        return await self._workers.call(self._trace.timeline, now=now)
 
     async def fork(
         self,

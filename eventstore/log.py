@@ -40,6 +40,7 @@ CHECKPOINTS_BEGINNING = (
     "SELECT checkpoint_id, seq FROM checkpoint WHERE trace = ?1 AND seq <= ?2"
     " AND substr(lower(checkpoint_id), 1, length(?3)) = ?3 ORDER BY seq, checkpoint_id"
 )
+FORKS = "SELECT trace_id, fork_seq, created_us FROM trace WHERE parent = ? ORDER BY fork_seq, id"
 TIME_AT = "SELECT first_seq, n, at_us FROM log WHERE trace = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1"
 TRACE_BY_ID = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE trace_id = ?"
 TRACE_BY_ROW = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE id = ?"

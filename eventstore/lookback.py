@@ -90,12 +90,12 @@ class Lookback:
         is_step = isinstance(at, str) and at.startswith("step:")
         return why.why(self._store, self.id, places.seq_at(self._store, self.id, at), is_step)
 
-    def timeline(self) -> Timeline:
-        """When each node ran, for how long and at what cost, and how long humans were waited for.
+    def timeline(self, *, now: datetime | None = None) -> Timeline:
+        """When each node ran, for how long and at what cost, and how long humans were waited for, until `now`.
 
         Raises TraceErased, LogCorrupted.
         """
-        return timeline.timeline(self._store, self.id)
+        return timeline.timeline(self._store, self.id, now=now)
 
     def fork(
         self,

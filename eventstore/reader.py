@@ -81,6 +81,12 @@ class Reader:
             found: Any = connection.execute(log.ROW_AT, (segments[-1].trace, seq)).fetchone()
         return None if found is None or found[0] + found[1] <= seq else LogRow._make(found)
 
+    def forks(self, row: TraceRow) -> list[tuple[str, int, int]]:
+        """The traces forked from this one: id, the last seq shared, and when (µs since 1970)."""
+        with self._database.reader() as connection:
+            found: Any = connection.execute(log.FORKS, (row.id,)).fetchall()
+        return list(found)
+
     def root_us(self, row: TraceRow, seq: int) -> int:
         """The time of the root at `seq`."""
         with self._database.reader() as connection:

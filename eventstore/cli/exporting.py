@@ -17,6 +17,7 @@ from .choosing import choice, chosen
 from .dumping import jsonl
 from .opening import json_option, open_for_reading
 from .output import Output, Size, count, pretty, visible
+from .spans import spans
 from .stopping import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -102,3 +103,4 @@ def _size(exported: Exported) -> str:
 
 
 export.add_command(jsonl)
+export.add_command(spans)

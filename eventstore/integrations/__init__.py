@@ -1,0 +1,1 @@
+"""Bridges to other libraries, each with an extra of its own; nothing here is imported by the engine."""
