@@ -186,3 +186,19 @@ def test_many_recorded_conversations_at_once(tmp_path: Path) -> None:
             then = store.state_at(result.trace_id, half.seq)["messages"]
             assert then == script[: len(then)] and len(then) == 1 + half.step
         assert store.verify().ok
+
+
+# time_travel.py
+
+
+def test_time_travel_asks_everything_of_a_run(tmp_path: Path) -> None:
+    told = output(tmp_path, "time_travel.py", "--svg", "run.svg")
+    assert told.startswith("Steps: ['look_up', 'search', 'draft', 'draft', 'approve', 'apologise']\n")
+    assert "Spent at step 2: 0.005\n" in told
+    assert "\nspent: 0.005 -> 0.016\n" in told and "approve.reject_reason: + \"too generous\"" in told
+    assert "Step 3, draft, wrote: We refund 40." in told and "Step 5, apologise, wrote: We are sorry" in told
+    assert "'apologise' was entered because 'approve' led there" in told
+    assert "approve.approved: false -> true\nsent: + true\n" in told
+    assert told.endswith("Replayed, the graph does the same: True\n")
+    drawn = (tmp_path / "run.svg").read_text("utf-8")
+    assert drawn.startswith("<svg") and "waited" in drawn and "look_up" in drawn
