@@ -39,6 +39,7 @@ from .errors import (
     GraphInvalid,
     InputDiffers,
     LogCorrupted,
+    MalformedDump,
     MaxStepsExceeded,
     MissingKey,
     NodeTimeout,
@@ -59,6 +60,7 @@ from .errors import (
     StoreBusy,
     StoreClosed,
     StoreHalted,
+    TraceDiffers,
     TraceEndedError,
     TraceErased,
     TraceExists,
@@ -131,6 +133,7 @@ from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
 from .trace import Trace
+from .transfer import DumpCounts, LoadCounts, dump, load
 from .verify import Problem, VerifyReport
 from .why import Why
 from .worker import Worked, Worker
@@ -182,6 +185,7 @@ __all__ = [
     "DeltaWritten",
     "Deserialize",
     "Divergence",
+    "DumpCounts",
     "Emitted",
     "EventStoreError",
     "ExecutionEntry",
@@ -210,7 +214,9 @@ __all__ = [
     "IncrementalSnapshotState",
     "InputDiffers",
     "IntentWithdrawn",
+    "LoadCounts",
     "LogCorrupted",
+    "MalformedDump",
     "MaxStepsExceeded",
     "MissingKey",
     "Modify",
@@ -266,6 +272,7 @@ __all__ = [
     "Timeline",
     "Totals",
     "Trace",
+    "TraceDiffers",
     "TraceEnded",
     "TraceEndedError",
     "TraceErased",
@@ -291,7 +298,9 @@ __all__ = [
     "WrongExpectedVersion",
     "aopen",
     "diff",
+    "dump",
     "export_analysis",
+    "load",
     "open",
     "replay",
     "resume",

@@ -195,7 +195,7 @@ def test_time_travel_asks_everything_of_a_run(tmp_path: Path) -> None:
     told = output(tmp_path, "time_travel.py", "--svg", "run.svg")
     assert told.startswith("Steps: ['look_up', 'search', 'draft', 'draft', 'approve', 'apologise']\n")
     assert "Spent at step 2: 0.005\n" in told
-    assert "\nspent: 0.005 -> 0.016\n" in told and "approve.reject_reason: + \"too generous\"" in told
+    assert "\nspent: 0.005 -> 0.016\n" in told and 'approve.reject_reason: + "too generous"' in told
     assert "Step 3, draft, wrote: We refund 40." in told and "Step 5, apologise, wrote: We are sorry" in told
     assert "'apologise' was entered because 'approve' led there" in told
     assert "approve.approved: false -> true\nsent: + true\n" in told

@@ -7,6 +7,7 @@ state of every trace is what the toy says, the order of the keys included, with 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import shutil
@@ -582,6 +583,16 @@ class Machine(RuleBasedStateMachine):
                 assert exact(checkpoint.restore_state()) == exact(toy.states[checkpoint.seq - 1])
                 assert exact(checkpoint.state) == exact(toy.states[checkpoint.seq - 1])
 
+    def what_is_dumped_is_an_equal_store(self):
+        lines = io.BytesIO()
+        es.dump(self.stores[0], lines)
+        with es.open(self.folder / "loaded.db", durability="normal") as loaded:
+            es.load(loaded, io.BytesIO(lines.getvalue()))
+            report = loaded.verify()
+            assert report.ok, report.problems
+            assert report.heads == self.stores[0].verify().heads
+            self.every_state_is_the_toys(loaded)
+
     def history_is_the_toys(self, store, trace_id, toy):
         """One pass gives what looking at each place gives; steps and the writers of a key are found."""
         trace = store.open_trace(trace_id)
@@ -619,6 +630,7 @@ class Machine(RuleBasedStateMachine):
             self.stores[0].drop_bases()
             self.every_state_is_the_toys(self.stores[1])
             self.the_file_verifies()
+            self.what_is_dumped_is_an_equal_store()
         for store in self.stores:
             store.close()
         shutil.rmtree(self.folder)
