@@ -18,6 +18,7 @@ from .divergence import Replay
 from .errors import EventStoreError
 from .event import NodeExecuted, TraceStarted
 from .graph import Graph
+from .history import owner_of
 from .log import LogRow, TraceRow
 from .places import At, seq_at
 from .plan import Plan
@@ -127,7 +128,7 @@ class _Walk:
 
     def _take(self, found: LogRow, after: int, until: int) -> None:
         """Check and fold the events of one row."""
-        self.recaller.trace_id = self._writer_of(found.first_seq)
+        self.recaller.trace_id = owner_of(self.row.trace_id, self.ancestors, found.first_seq)
         deltas: list[Row] = []
         recorded: Recorded = {}
         for seq, (row, event) in enumerate(self._decoded(found), found.first_seq):
@@ -163,15 +164,6 @@ class _Walk:
             return [(row, None if row.kind == "delta" else decode_event(row)) for row in decode_rows(found.body)]
         except ValueError as error:
             raise self.position.corrupted(found.first_seq, error) from error
-
-    def _writer_of(self, seq: int) -> str:
-        """The trace that wrote that seq: the keys of nodes that ran before a fork are the parent's."""
-        trace_id = self.row.trace_id
-        for parent_id, fork_seq in self.ancestors:
-            if seq > fork_seq:
-                break
-            trace_id = parent_id
-        return trace_id
 
     def _graph_changes(self) -> list[str]:
         recorded = self.position.control.get("graph_hash", "")

@@ -1,9 +1,9 @@
 -- Looking back, and giving back.
--- A base says how many steps lie behind it, so that a step is found without a fold. Bases are derived: they
--- are written anew.
+-- A base says how many steps lie behind it, so that a step is found without a fold. Those of older files stay, and
+-- say nothing; a fork's go, since its first event means more to control now, and are written anew.
 
 DROP VIEW bases;
-DROP TABLE base;
+ALTER TABLE base RENAME TO base_4;
 
 CREATE TABLE base (
   id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -23,6 +23,13 @@ CREATE TABLE base (
   body        ANY NOT NULL,
   UNIQUE (trace, seq)
 ) STRICT;
+
+INSERT INTO base (id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum, algorithm, reason, body)
+SELECT b.id, b.trace, b.seq, b.parent, b.chain_bytes, b.state_bytes, b.log_bytes, b.base_bytes, b.at_us, b.checksum, b.algorithm, b.reason, b.body
+  FROM base_4 b JOIN trace t ON t.id = b.trace WHERE t.parent IS NULL;
+DELETE FROM sqlite_sequence WHERE name = 'base';
+INSERT INTO sqlite_sequence (name, seq) SELECT 'base', seq FROM sqlite_sequence WHERE name = 'base_4';
+DROP TABLE base_4;
 
 CREATE INDEX base_steps ON base (trace, steps, seq);
 

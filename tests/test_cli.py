@@ -21,6 +21,10 @@ from eventstore.cli import main
 from eventstore.transcripts import Counts, Transcript, import_transcript
 
 READERS = (
+    ["diff", "a"],
+    ["blame", "a", "x"],
+    ["why", "a", "1"],
+    ["timeline", "a"],
     ["runs"],
     ["state", "a"],
     ["log", "a"],
@@ -345,7 +349,6 @@ def test_readers_refuse_other_files(
         ["state"],
         ["runs", "--limit", "0"],
         ["runs", "--status", "odd"],
-        ["state", "a", "--at", "x"],
         ["import"],
     ],
 )

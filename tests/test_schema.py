@@ -137,6 +137,53 @@ def version(path, number):
     connection.close()
 
 
+def downgrade(path):
+    """Make a file of format 4 of one of format 5, whose bases say how many steps lie behind them."""
+    connection = apsw.Connection(path)
+    table = re.search(r"CREATE TABLE base \(.*?\) STRICT;", schema_scripts()[0], re.DOTALL)[0]
+    columns = "id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum, reason, body"
+    view = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'bases'").fetchone()[0]
+    trigger = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'base_no_update'").fetchone()[0]
+    for sql in (
+        "DROP VIEW bases", "DROP INDEX tombstone_trace", "ALTER TABLE base RENAME TO base_5", table,
+        f"INSERT INTO base ({columns}) SELECT {columns} FROM base_5", "DROP TABLE base_5",
+        view.replace("b.steps, ", ""), trigger, "PRAGMA user_version = 4",
+    ):  # fmt: skip
+        connection.execute(sql)
+    connection.close()
+
+
+def test_bases_of_format_4_stay(path, tiny_fold):
+    with es.open(path, fold_policy=tiny_fold) as store:
+        trace = store.start({"log": []}, id="t1", reducers={"log": "append"})
+        for number in range(100):
+            with trace.step("work") as step:
+                step.put("log", number)
+        forked = trace.fork("step:50", id="t2")
+        for number in range(100):
+            with forked.step("work") as step:
+                step.put("log", -number)
+        states = {(id, seq): store.state_at(id, seq) for id in ("t1", "t2") for seq in range(1, 180, 7)}
+        newest = max(base.seq for base in store.bases("t1"))
+        last_id = store._database.writer.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'base'").fetchone()[
+            0
+        ]
+    downgrade(path)
+    with es.open(path, fold_policy=tiny_fold) as store:
+        assert store.verify().ok
+        assert [base.seq for base in store.bases("t1")][-1] == newest and store.bases("t2", after=151) == []
+        for (id, seq), state in states.items():
+            assert store.state_at(id, seq) == state
+        trace = store.open_trace("t1")
+        assert trace.at(step=70).state["log"] == list(range(70))
+        for number in range(100):
+            with trace.step("work") as step:
+                step.put("log", number)
+        assert trace.at(step=170).state["log"][-1] == 69 and store.verify().ok
+        ids = [row[0] for row in store._database.writer.execute("SELECT id FROM base WHERE seq > 201")]
+        assert ids and min(ids) > last_id
+
+
 def test_a_newer_format_is_refused_by_name(path):
     known = len(schema_scripts())
     es.open(path).close()
