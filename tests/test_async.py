@@ -421,3 +421,26 @@ def test_the_loop_is_not_blocked_while_commits_sync(path):
         assert ticks > 20
 
     go(path, main)
+
+
+def test_looking_back_is_awaited(path):
+    async def main(store):
+        trace = await store.start({"n": 0}, id="t1", name="count")
+        for number in (1, 2, 3):
+            async with trace.step("add") as step:
+                step.put("n", number)
+        past = await trace.at(step=2)
+        assert past.state == {"n": 2} and trace.get("n", at="step:1") == 1
+        assert [then.state["n"] async for then in trace.history(after=1)] == [1, 2, 3]
+        assert [then.state["n"] async for then in trace.history(reverse=True)] == [3, 2, 1, 0]
+        assert [write.value for write in await trace.blame("n")] == [0, 1, 2, 3]
+        assert (await trace.why(-1)).execution.node_name == "add"
+        assert len((await trace.timeline()).spans) == 3
+        forked = await trace.fork("step:1", put={"n": 10}, id="t2")
+        async with forked.step("add") as step:
+            step.put("n", 11)
+        assert es.diff(past, await forked.at()).parted == es.Side("t1", 3)
+        plan = await store.plan_retention(keep_checkpoints=0, drop_bases=True)
+        assert (await store.apply(plan)).is_finished
+
+    go(path, main)

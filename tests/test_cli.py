@@ -370,10 +370,13 @@ def test_help_lists_the_commands_in_the_order_of_use(run: Run) -> None:
     commands = run("--help").stdout.partition("Commands:")[2]
     assert re.findall(r"^  (\w+)", commands, re.MULTILINE) == [
         "import", "run", "resume", "barriers", "decide", "cancel", "work", "tail",
-        "runs", "state", "log", "checkpoints", "graph", "stats", "verify",
+        "runs", "state", "log", "checkpoints", "timeline", "diff", "blame", "why", "fork", "replay", "export", "prune",
+        "graph", "stats", "verify",
     ]  # fmt: skip
     assert run("--version").stdout == f"eventstore, version {es.__version__}\n"
-    assert all("--json" in run(command, "--help").stdout for command in main.commands)
+    exports = [("export", command) for command in main.commands["export"].commands]
+    verbs = [(command,) for command in main.commands if command != "export"]
+    assert all("--json" in run(*command, "--help").stdout for command in verbs + exports)
 
 
 def test_a_damaged_base_is_a_warning_in_one_line(run: Run, db: Path) -> None:

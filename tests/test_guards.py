@@ -105,7 +105,7 @@ def test_a_rowid_is_positive(guarded):
     [
         ("root", "(1, 1, 0, zeroblob(16), 0, '[]')"),
         ("tombstone", "('gone', 77, 1, zeroblob(16), NULL, 0)"),
-        ("base", "(7, 1, 1, NULL, 2, 2, 2, 2, 0, 0, 'crc32', 'test', '[]')"),
+        ("base", "(7, 1, 1, NULL, 2, 2, 2, 2, 0, 0, 'crc32', 0, 0, 'test', '[]')"),
     ],
 )
 def test_rows_of_other_tables_are_written_once(guarded, table, row):
@@ -147,7 +147,7 @@ def test_a_trace_is_neither_deleted_nor_replaced(guarded):
 
 
 def test_a_base_may_be_deleted_since_it_is_derived(guarded):
-    guarded.execute("INSERT INTO base VALUES (7, 1, 1, NULL, 2, 2, 2, 2, 0, 0, 'crc32', 'test', '[]')")
+    guarded.execute("INSERT INTO base VALUES (7, 1, 1, NULL, 2, 2, 2, 2, 0, 0, 'crc32', 0, 0, 'test', '[]')")
     guarded.execute("DELETE FROM base")
     assert guarded.execute("SELECT count(*) FROM base").get == 0
 
