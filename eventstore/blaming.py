@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 
 
-class Write(JsonRecord, frozen=True):
+class Write(JsonRecord, frozen=True, gc=False):
     """One write of a key.
 
     `op`, `value`: as the delta has them (UNSET for a delete); `source`: node, hook, human, reducer_merge, import,
@@ -158,7 +158,8 @@ class _Scan:
         self._steps = 0
         self._held: dict[str, list[str]] = {}
         self._own_from = ancestors[0][1] if ancestors else 0
-        self._needles = [json_encode(key)[1:-1] for key in writes] + [b"\\u", b"\\/"]
+        self._needles = [json_encode(key)[1:-1] for key in writes]
+        self._is_hit = False
 
     def begin_at_root(self, seq: int, state: State, steps: int, at: datetime) -> None:
         self._steps = steps
@@ -171,24 +172,24 @@ class _Scan:
 
     def take(self, first_seq: int, at_us: int, body: bytes) -> None:
         """One commit's writes."""
-        for needle in self._needles:
-            if needle in body:
-                break
-        else:
-            if _is_plain_step(body):
-                self._steps += 1
-                self._held.clear()
-                return
+        if not self._is_hit and not self._may_hit(body) and _is_plain_step(body):
+            self._steps += 1
+            self._held.clear()
+            return
         is_json = body[:1] < b"\x80"
         events = _from_json(body) if is_json else _from_msgpack(body)
         value_of: Any = _json_value if is_json else _msgpack_value
         writes = self._writes
+        hits: list[tuple[int, _Event]] = []
         node = by = step = None
-        for index, event in enumerate(events):
+        seq = first_seq - 1
+        for event in events:
+            seq += 1
             data = event.data
             if data is None:
-                continue
-            if event.kind == "node_executed":
+                if event.key in writes:
+                    hits.append((seq, event))
+            elif event.kind == "node_executed":
                 node = data.node
                 if data.success or data.falls_back:
                     self._steps += 1
@@ -201,10 +202,8 @@ class _Scan:
                     if named.key in writes:
                         self._held.setdefault(named.key, []).append(data.path)
             elif event.kind == "trace_started":
-                self._started(first_seq + index, at_us, value_of(data.state))
-        hits = [
-            (first_seq + index, event) for index, event in enumerate(events) if event.key in writes and not event.data
-        ]
+                self._started(seq, at_us, value_of(data.state))
+        self._is_hit = bool(hits)  # then the next commit is likely to be one, and is not searched first
         if hits:
             owner, at = self._owner(first_seq), utc(at_us)
             for seq, event in hits:
@@ -217,6 +216,13 @@ class _Scan:
                 writes[key].append(Write(owner, seq, key, event.op, value, source, at, node, branch, step, human))
         if step is not None and self._held:
             self._held.clear()
+
+    def _may_hit(self, body: bytes) -> bool:
+        """Whether the body may hold one of the keys, however it is spelled."""
+        for needle in self._needles:
+            if needle in body:
+                return True
+        return b"\\" in body and (b"\\u" in body or b"\\/" in body)
 
     def _started(self, seq: int, at_us: int, state: State) -> None:
         if seq <= self._until:
@@ -236,7 +242,7 @@ def _is_plain_step(body: bytes) -> bool:
     A text cannot look like one, since its quotes are escaped; of a value that does, the braces do not match.
     """
     at = body.rfind(_EXECUTED)
-    if at < 0 or body.find(b"node_executed") < at:
+    if at < 0 or body.find(b"node_executed", 0, at) >= 0:
         return False
     last = body[at:]
     return (last.count(b"{"), last.count(b"}"), last.count(b"]")) == (2, 2, 1) and b'"success":false' not in last
