@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import msgspec
 
@@ -71,53 +70,6 @@ def visit(path: str, plain: str, steps: int, repeats: int) -> list[tuple[float, 
     return pairs
 
 
-def build_langgraph(path: str, steps: int) -> None:
-    """The same run as LangGraph keeps it: a graph of one node that loops."""
-    _langgraph(path, steps)[0].invoke(CHAT_STATE, _langgraph_config(steps))
-
-
-def visit_langgraph(path: str, steps: int) -> float:
-    """µs of LangGraph's history of the run, each state looked at."""
-    graph, _ = _langgraph(path, steps)
-    started = time.perf_counter_ns()
-    seen = [len(found.values.get("messages", ())) for found in graph.get_state_history(_langgraph_config(steps))]
-    visited = _elapsed_us(started)
-    check("LangGraph's history", seen[: steps + 1], list(range(steps, -1, -1)))
-    return visited
-
-
-def _langgraph_config(steps: int) -> dict[str, Any]:
-    return {"configurable": {"thread_id": TRACE}, "recursion_limit": steps + 5}
-
-
-def _langgraph(path: str, steps: int) -> Any:
-    import operator
-    import sqlite3
-    from typing import Annotated, TypedDict
-
-    from langgraph.checkpoint.sqlite import SqliteSaver
-    from langgraph.graph import END, START, StateGraph
-
-    inputs = iter(chat(steps))
-
-    class State(TypedDict):
-        messages: Annotated[list[Any], operator.add]
-        turn: int
-        spent: float
-        phase: str
-
-    def answer(_: Any) -> dict[str, Any]:
-        step = next(inputs)
-        return {"messages": [step.message], **step.puts}
-
-    built: Any = StateGraph(State)
-    built.add_node("answer", answer)
-    built.add_edge(START, "answer")
-    built.add_conditional_edges("answer", lambda now: "answer" if now["turn"] < steps else END)
-    saver = SqliteSaver(sqlite3.connect(path, check_same_thread=False))
-    return built.compile(checkpointer=saver), saver
-
-
 def history(bench: Bench) -> Iterator[Measure]:
     """Every state of a run, to one full replay; and LangGraph's history of a run."""
     steps = bench.size(3000, 60)
@@ -131,15 +83,18 @@ def history(bench: Bench) -> Iterator[Measure]:
     if importlib.util.find_spec("langgraph") is None:
         bench.say("history: LangGraph is not installed (pip install 'trace-eventstore[bench]'), left out")
         return
+    from .langgraph_history import build as build_theirs
+    from .langgraph_history import visit as visit_theirs
+
     few = bench.size(1000, 30)
     path, theirs = bench.path("history-few"), bench.path("langgraph")
     bench.say(f"history: LangGraph writes {few:,} steps")
     fresh(build, path, few, True)
     fresh(build, plain_few := bench.path("plain-few"), few, False)
-    fresh(build_langgraph, theirs, few)
+    fresh(build_theirs, theirs, few)
     size = Path(theirs).stat().st_size / Path(path).stat().st_size
     pairs = [
-        (fresh(visit_langgraph, theirs, few), fresh(visit, path, plain_few, few, 1)[0][0])
+        (fresh(visit_theirs, theirs, few), fresh(visit, path, plain_few, few, 1)[0][0])
         for _ in bench.rounds("history: LangGraph", 3)
     ]
     note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}; its file {size:.0f} x"

@@ -73,22 +73,23 @@ def _fold(state: State, control: State, commit: LogRow) -> None:
     own_control: set[str] = set()
     for event in decode_rows(commit.body):
         if event.kind == "delta":
-            _apply(state, own, event.key, event.op, event.value)
+            if event.op == "put":
+                state[event.key] = event.value
+            else:
+                _extend(state, own, event.key, event.op, event.value)
             continue
         if event.kind == "trace_started":
             state.update(event.data["state"])
         for key, op, value in control_deltas(event.kind, event.data):
-            if op == "clear":
+            if op == "put":
+                control[key] = value
+            elif op == "clear":
                 apply_control(control, key, op, value)
             else:
-                _apply(control, own_control, key, op, value)
+                _extend(control, own_control, key, op, value)
 
 
-def _apply(state: State, own: set[str], key: str, op: str, value: Any) -> None:
-    if op == "put":
-        state[key] = value
-        own.add(key)
-        return
+def _extend(state: State, own: set[str], key: str, op: str, value: Any) -> None:
     if key not in own:
         held = state.get(key)
         if type(held) is list or type(held) is dict:
