@@ -515,6 +515,8 @@ class Trace(Lookback):
                 raise ValueRefused("status", f"{event.data['status']!r} is none of {', '.join(sorted(ENDED))}")
             if event.kind in RUN_KINDS:
                 raise EventStoreError(f"trace {self.id}: {event.kind} is written by a run, not by append")
+            if event.data.get("clears"):
+                raise ValueRefused("clears", f"only a run clears control keys, and not by append: {event.kind}")
             if event.kind in ("trace_started", "trace_forked"):
                 raise EventStoreError(f"trace {self.id}: {event.kind} is the first event, and only that")
             if control.get("status") in ENDED and event.kind != "note":

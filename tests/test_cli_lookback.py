@@ -147,3 +147,13 @@ def test_hostile_text_moves_no_cursor(run, db):
         in_terminal_shown = in_terminal(db, arguments)
         assert "\x07" not in in_terminal_shown and "\x9b" not in in_terminal_shown
     assert json.loads(run("why", "t1", "2", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("run.svg", "<svg"), ("run.mmd", "gantt"), ("run.md", "```mermaid\ngantt")]
+)
+def test_export_draws_a_timeline_by_the_name_of_the_file(run, traced, name, begins):
+    assert run("export", "timeline", "t1", name).stdout == f"{name}: 2 spans\n"
+    assert (traced.parent / name).read_text("utf-8").startswith(begins)
+    assert of(run, "export", "timeline", "t1", name)["spans"] == 2
+    assert "name a .svg" in run("export", "timeline", "t1", "run.png", code=2).stderr

@@ -220,3 +220,9 @@ def test_no_metadata_makes_a_trace_unreadable(trace, metadata, costs):
     except es.ValueRefused:
         pass
     assert len(trace.entries()) <= 1
+
+
+def test_an_append_clears_no_control(trace):
+    with pytest.raises(es.ValueRefused, match="only a run clears control keys"):
+        trace.append([es.NodeExecuted("a", clears=["steps"])])
+    assert trace.version == 1

@@ -19,6 +19,7 @@ from .opening import json_option, open_for_reading
 from .output import Output, Size, count, pretty, visible
 from .spans import spans
 from .stopping import INTERRUPTED
+from .timing import picture
 
 if TYPE_CHECKING:
     from eventstore.analysis import Exported, OnProgress
@@ -104,3 +105,4 @@ def _size(exported: Exported) -> str:
 
 export.add_command(jsonl)
 export.add_command(spans)
+export.add_command(picture)

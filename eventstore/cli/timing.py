@@ -87,6 +87,29 @@ def timeline(db: str, trace: str, limit: int | None, svg: str | None, mermaid: s
     return None
 
 
+@click.command("timeline")
+@trace_argument
+@click.argument("file", type=_file)
+@click.option("--limit", metavar="N", type=click.IntRange(1), default=SHOWN_ROWS, show_default=True, help="Rows.")
+@json_option
+@click.pass_obj
+def picture(db: str, trace: str, file: str, limit: int, as_json: bool) -> None:
+    """Draw the timeline of a run into FILE: .svg, a picture; .mmd or .md, a Mermaid gantt."""
+    draw = {".svg": as_svg, ".mmd": as_mermaid, ".md": as_mermaid}.get(Path(file).suffix.lower())
+    if draw is None:
+        raise click.UsageError(visible(f"{file}: name a .svg, .mmd or .md file"))
+    with open_for_reading(db) as store:
+        told = read_timeline(store, find_trace(store, trace))
+    drawn = draw(told, limit=limit)
+    if draw is as_mermaid and file.lower().endswith(".md"):
+        drawn = f"```mermaid\n{drawn.rstrip()}\n```\n"
+    Path(file).write_text(drawn, "utf-8")
+    output = Output(as_json)
+    if as_json:
+        return output.object({"file": file, "trace_id": told.trace_id, "spans": len(told.spans)})
+    return output.line(visible(f"{file}: {count(len(told.spans), 'span')}"))
+
+
 def _write(told: Timeline, limit: int | None, to: str | None, draw: Callable[..., str]) -> None:
     if to is None:
         return None
