@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from .codec import json_encode
 from .diffing import Path, is_same
-from .errors import LogCorrupted, StateError
+from .errors import LogCorrupted, StateError, Trimmed
 from .event import JsonRecord, utc
 from .fold import MISSING, apply
 from .history import owner_of
@@ -113,17 +113,22 @@ def targets(name: str) -> list[Target]:
     return found
 
 
-def blame(store: Store, trace_id: str, name: str, upto: int | None = None) -> list[Write]:
-    """See `Trace.blame`."""
+def blame(store: Store, trace_id: str, name: str, upto: int | None = None, *, last_alone: bool = False) -> list[Write]:
+    """See `Trace.blame`. `last_alone`: of an exact key, only the last write."""
     row, head = store._reader.find(trace_id)
-    meant = targets(name)
+    meant = [Target(name, [])] if last_alone else targets(name)
     writes: dict[str, list[Write]] = {target.key: [] for target in meant}
     until = head.version if upto is None else upto
-    scan = _Scan(trace_id, store._ancestors(row), writes, until)
     root = store._reader.root_seq(row)
+    if until < root:
+        raise Trimmed(trace_id, until, head.version, root)
+    try:
+        scan = _Scan(trace_id, store._ancestors(row), writes, until, last_alone)
+    except UnicodeEncodeError:
+        return []  # what no key can be, nobody wrote
     if root:
         scan.begin_at_root(root, *_root(store, trace_id, root))
-    for page in store._reader.timed_pages(row, root or None, until):
+    for page in store._reader.timed_pages(row, root, until):
         for first_seq, _, at_us, body in page:
             try:
                 scan.take(first_seq, at_us, body)
@@ -149,7 +154,12 @@ class _Scan:
     """One pass over commits; `writes` gathers by key."""
 
     def __init__(
-        self, trace_id: str, ancestors: list[tuple[str, int]], writes: dict[str, list[Write]], until: int
+        self,
+        trace_id: str,
+        ancestors: list[tuple[str, int]],
+        writes: dict[str, list[Write]],
+        until: int,
+        last_alone: bool,
     ) -> None:
         self._trace_id = trace_id
         self._ancestors = ancestors
@@ -160,6 +170,7 @@ class _Scan:
         self._own_from = ancestors[0][1] if ancestors else 0
         self._needles = [json_encode(key)[1:-1] for key in writes]
         self._is_hit = False
+        self._last_alone = last_alone
 
     def begin_at_root(self, seq: int, state: State, steps: int, at: datetime) -> None:
         self._steps = steps
@@ -171,7 +182,7 @@ class _Scan:
         return self._trace_id if seq > self._own_from else owner_of(self._trace_id, self._ancestors, seq)
 
     def take(self, first_seq: int, at_us: int, body: bytes) -> None:
-        """One commit's writes."""
+        """One commit's writes. A delta belongs to the execution after it; a human's, to the decision before it."""
         if not self._is_hit and not self._may_hit(body) and _is_plain_step(body):
             self._steps += 1
             self._held.clear()
@@ -179,9 +190,10 @@ class _Scan:
         is_json = body[:1] < b"\x80"
         events = _from_json(body) if is_json else _from_msgpack(body)
         value_of: Any = _json_value if is_json else _msgpack_value
-        writes = self._writes
+        writes, was_hit = self._writes, False
         hits: list[tuple[int, _Event]] = []
-        node = by = step = None
+        decided: tuple[str | None, str | None] = None, None
+        commit = first_seq, at_us, value_of
         seq = first_seq - 1
         for event in events:
             seq += 1
@@ -190,35 +202,61 @@ class _Scan:
                 if event.key in writes:
                     hits.append((seq, event))
             elif event.kind == "node_executed":
-                node = data.node
+                step = None
                 if data.success or data.falls_back:
                     self._steps += 1
                     step = self._steps
+                if hits:
+                    was_hit = True
+                    self._add(commit, hits, data.node, step, decided)
+                    hits = []
+                if step is not None:
+                    self._held.clear()
             elif event.kind == "barrier_decided":
-                node = data.node if node is None else node
-                by = _decode(is_json, data.decision, _Decision).by
+                if hits:
+                    was_hit = True
+                    self._add(commit, hits, None, None, decided)
+                    hits = []
+                decided = data.node, _decode(is_json, data.decision, _Decision).by
             elif event.kind == "branch_executed" and data.success and data.deltas:
                 for named in _decode(is_json, data.deltas, list[_Named]):
                     if named.key in writes:
                         self._held.setdefault(named.key, []).append(data.path)
             elif event.kind == "trace_started":
                 self._started(seq, at_us, value_of(data.state))
-        self._is_hit = bool(hits)  # then the next commit is likely to be one, and is not searched first
         if hits:
-            owner, at = self._owner(first_seq), utc(at_us)
-            for seq, event in hits:
-                if seq > self._until:
-                    break
-                key, source = event.key, event.source
-                value = UNSET if event.op == "delete" else value_of(event.value)
-                branch = self._branch(key, node) if self._held else None
-                human = by if source == "human" else None
-                writes[key].append(Write(owner, seq, key, event.op, value, source, at, node, branch, step, human))
-        if step is not None and self._held:
-            self._held.clear()
+            was_hit = True
+            self._add(commit, hits, None, None, decided)
+        self._is_hit = was_hit  # then the next commit is likely to be one, and is not searched first
+
+    def _add(
+        self,
+        commit: tuple[int, int, Any],
+        hits: list[tuple[int, _Event]],
+        node: str | None,
+        step: int | None,
+        decided: tuple[str | None, str | None],
+    ) -> None:
+        first_seq, at_us, value_of = commit
+        owner, at = self._owner(first_seq), utc(at_us)
+        for seq, event in hits:
+            if seq > self._until:
+                break
+            key, source = event.key, event.source
+            value = UNSET if event.op == "delete" else value_of(event.value)
+            branch = self._branch(key, node) if self._held else None
+            is_decided = source == "human" or node is None
+            where, by = decided if is_decided else (node, None)
+            write = Write(owner, seq, key, event.op, value, source, at, where or node, branch, step, by)
+            if self._last_alone:
+                self._writes[key][:] = [write]
+            else:
+                self._writes[key].append(write)
 
     def _may_hit(self, body: bytes) -> bool:
         """Whether the body may hold one of the keys, however it is spelled."""
+        if body[:1] >= b"\x80":
+            return True  # msgpack spells keys in its own way
         for needle in self._needles:
             if needle in body:
                 return True

@@ -18,6 +18,7 @@ from .codec import json_encode, normalise_state
 from .errors import CheckpointCorrupted
 from .event import JsonMixin, JsonRecord, StateDelta
 from .fold import apply_deltas, copy_value
+from .opaque import json_hook
 from .record import ExecutionMetadata
 from .reduce import ReducerRegistry
 
@@ -358,8 +359,8 @@ class Checkpoint:
         return copy_value(self.state)  # type: ignore[no-any-return]
 
     def to_json(self) -> bytes:
-        """This checkpoint with its state (and snapshot) as JSON."""
-        return msgspec.json.encode(self._record())
+        """This checkpoint with its state (and snapshot) as JSON; an opaque value is described."""
+        return msgspec.json.encode(self._record(), enc_hook=json_hook)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Checkpoint:

@@ -1,26 +1,30 @@
 """What turned one state into another, as a list of changes that can be shown and applied.
 
-Keys that differ are found first; within a key, jsonpatch finds the nested differences (RFC 6902). They are
-sequential: each path holds in the state that the changes before it have left. Items added at the end of a list
-are one `appended` change, as in the log. Equality is JSON's: 1, 1.0 and true are three values.
+Keys that differ are found first; within a key, jsonpatch finds the nested differences (RFC 6902), and difflib those
+of a long list. They are sequential: each path holds in the state that the changes before it have left. Items added
+at the end of a list are one `appended` change, as in the log. Equality is JSON's: 1, 1.0 and true are three values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from difflib import SequenceMatcher
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from .codec import json_encode, msgpack_encode, same
+from .codec import msgpack_encode, same
 from .event import JsonRecord
 from .fold import MISSING, copy_value
-from .opaque import Opaque
+from .opaque import json_hook
 
 Path = list[str | int]
 SHOWN = 72
+LONG_LIST = 256
+"""Items above which jsonpatch, which grows with the square of a list, is not asked any more."""
+_spelling = msgspec.json.Encoder(enc_hook=json_hook, order="deterministic").encode
 
 
 class Change(JsonRecord, frozen=True):
@@ -115,7 +119,10 @@ class StateDiff(JsonRecord, frozen=True):
         """A copy of the left `state` with the changes made: the right state. Raises LookupError on another state."""
         result: dict[str, Any] = {"": copy_value(dict(state))}
         for change in self.changes:
-            _apply(result, ["", *change.path], change)
+            try:
+                _apply(result, ["", *change.path], change)
+            except (LookupError, TypeError, AttributeError):
+                raise LookupError(f"the change at {change.label} does not fit that state") from None
         return result[""]  # type: ignore[no-any-return]
 
     def patch(self) -> list[dict[str, Any]]:
@@ -131,10 +138,6 @@ class StateDiff(JsonRecord, frozen=True):
                 operations.append({"op": op, "path": change.pointer, "value": change.after})
         return operations
 
-    def to_json(self) -> bytes:
-        """As JSON (UTF-8 bytes); opaque values are described."""
-        return msgspec.json.encode(self, enc_hook=_described)
-
     def __str__(self) -> str:
         return "\n".join(map(str, self.changes)) if self.changes else "no difference"
 
@@ -145,12 +148,12 @@ def changes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Change]:
     >>> [change.kind for change in changes({"a": {"x": [1, 2]}}, {"a": {"x": [1, 3]}})]
     ['changed']
     """
-    found = [Change([key], "removed", before=value) for key, value in left.items() if key not in right]
+    found = [Change([key], "removed", before=copy_value(value)) for key, value in left.items() if key not in right]
     for key, value in right.items():
         if key not in left:
-            found.append(Change([key], "added", after=value))
+            found.append(Change([key], "added", after=copy_value(value)))
         elif not is_same(left[key], value):
-            found += _within(key, left[key], value)
+            found += _within([key], left[key], value)
     return found
 
 
@@ -165,31 +168,53 @@ def is_same(one: Any, other: Any) -> bool:
     return bool(one == other) and (msgpack_encode(one) == msgpack_encode(other) or same(one, other))
 
 
-def _within(key: str, old: Any, new: Any) -> Iterable[Change]:
-    """The changes within one key."""
+def _within(path: Path, old: Any, new: Any) -> Iterable[Change]:
+    """The changes within one value that differs."""
     if type(old) is not type(new) or type(old) not in (dict, list):
-        return [Change([key], "changed", old, new)]
+        return [Change(path, "changed", copy_value(old), copy_value(new))]
     if type(old) is list and len(old) < len(new) and is_same(old, new[: len(old)]):
-        return [Change([key], "appended", after=new[len(old) :], index=len(old))]
+        return [Change(path, "appended", after=copy_value(new[len(old) :]), index=len(old))]
+    if type(old) is list and max(len(old), len(new)) > LONG_LIST:
+        return _within_long(path, old, new)
     import jsonpatch  # only where nested values differ: it takes its time to import
 
     found: list[Change] = []
     working = [copy_value(old)]
     for operation in jsonpatch.make_patch(old, new):
         if operation["op"] == "move":
-            moved = _step(found, key, working, "remove", operation["from"], None)
-            _step(found, key, working, "add", operation["path"], moved)
+            moved = _step(found, path, working, "remove", operation["from"], None)
+            _step(found, path, working, "add", operation["path"], moved)
         else:
-            _step(found, key, working, operation["op"], operation["path"], copy_value(operation.get("value")))
+            _step(found, path, working, operation["op"], operation["path"], copy_value(operation.get("value")))
     return found
 
 
-def _step(found: list[Change], key: str, working: list[Any], op: str, pointer: str, value: Any) -> Any:
+def _within_long(path: Path, old: list[Any], new: list[Any]) -> Iterator[Change]:
+    """The changes of a long list: its items are matched whole, and only items that were replaced are looked into."""
+    old_texts, new_texts = ([_spelling(item) for item in items] for items in (old, new))
+    matcher: SequenceMatcher[bytes] = SequenceMatcher(None, old_texts, new_texts, autojunk=False)
+    for tag, old_from, old_to, at, new_to in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        replaced = min(old_to - old_from, new_to - at)
+        for offset in range(replaced):
+            yield from _within([*path, at + offset], old[old_from + offset], new[at + offset])
+        for item in old[old_from + replaced : old_to]:
+            yield Change([*path, at + replaced], "removed", before=copy_value(item))
+        added = new[at + replaced : new_to]
+        if added and new_to == len(new) and old_to == len(old):
+            yield Change(path, "appended", after=copy_value(added), index=at + replaced)
+        else:
+            for index, item in enumerate(added, at + replaced):
+                yield Change([*path, index], "added", after=copy_value(item))
+
+
+def _step(found: list[Change], within: Path, working: list[Any], op: str, pointer: str, value: Any) -> Any:
     """Make one operation on the working copy and note it as a change; gives the value that was there."""
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
     parent: Any = working
     place: Any = 0
-    path: Path = [key]
+    path: Path = [*within]
     for part in parts:
         parent = parent[place]
         place = part if isinstance(parent, dict) else len(parent) if part == "-" else int(part)
@@ -253,13 +278,5 @@ def brief(value: Any, width: int = SHOWN) -> str:
     >>> brief({"a": [1, 2]}), brief("long " * 40, 12)
     ('{"a":[1,2]}', '"long long …')
     """
-    if isinstance(value, Opaque):
-        return str(_described(value))
-    text = json_encode(value).decode()
+    text = msgspec.json.encode(value, enc_hook=json_hook).decode()
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Opaque):
-        return {"opaque": value.codec, "items": value.count, "bytes": len(value.data)}
-    raise TypeError(f"objects of type {type(value).__name__} are not JSON values")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import chain, log
 from .codec import Envelope, as_column, encode_body, envelope
+from .errors import ValueRefused
 from .event import DeltaOp, DeltaSource, StateDelta, TraceForked
 from .forking import fork_events
 from .inbox import raised_event
@@ -36,6 +37,8 @@ def fork(
     store: Store, trace_id: str, seq: int | None, put: Mapping[str, Any], name: str | None, new_id: str
 ) -> tuple[TraceRow, Head]:
     """Commit the first events of a fork; see `Store.fork`."""
+    if not isinstance(put, Mapping):
+        raise ValueRefused("put", f"a mapping of keys to values, not {type(put).__name__}")
     draft = Draft({}, ReducerRegistry(), store.redact)
     for key, value in put.items():
         draft.replace(key, value, "fork")

@@ -87,8 +87,10 @@ class Lookback:
 
         Raises PlaceNotFound, SeqOutOfRange, Trimmed, TraceErased, LogCorrupted.
         """
-        is_step = isinstance(at, str) and at.startswith("step:")
-        return why.why(self._store, self.id, places.seq_at(self._store, self.id, at), is_step)
+        seq = places.seq_at(self._store, self.id, at)
+        if isinstance(at, str) and at.startswith("step:"):
+            seq = places.execution_seq(self._store, self.id, int(at[5:]))
+        return why.why(self._store, self.id, seq)
 
     def timeline(self, *, now: datetime | None = None) -> Timeline:
         """When each node ran, for how long and at what cost, and how long humans were waited for, until `now`.

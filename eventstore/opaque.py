@@ -96,6 +96,17 @@ def enc_hook(value: Any) -> Any:
     raise TypeError(f"objects of type {type(value).__name__} are not JSON values")
 
 
+def json_hook(value: Any) -> Any:
+    """JSON encoder hook: an `Opaque` is described, since its bytes are no JSON.
+
+    >>> msgspec.json.encode(Opaque("raw", b"xy"), enc_hook=json_hook)
+    b'{"opaque":"raw","items":null,"bytes":2}'
+    """
+    if isinstance(value, Opaque):
+        return {"opaque": value.codec, "items": value.count, "bytes": len(value.data)}
+    raise TypeError(f"objects of type {type(value).__name__} are not JSON values")
+
+
 _opaque_decoder = msgspec.msgpack.Decoder(tuple[str, int | None, bytes])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import bases, log
 from .codec import decode_some
@@ -33,6 +33,14 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _ID = re.compile(r"[0-9A-Fa-f-]+")
 _EXECUTED = {"node_executed": NodeExecuted}
 _SCANNED_ROWS = 256
+
+
+class Executed(NamedTuple):
+    """Where a step ends (its commit, unless that holds further steps), the event that tells of it, its number."""
+
+    seq: int
+    event_seq: int
+    steps: int
 
 
 def seq_at(store: Store, trace_id: str, at: At) -> int:
@@ -65,7 +73,7 @@ def _seq(connection: apsw.Connection, path: str, row: TraceRow, at: At) -> int:
     if word == "step" and colon:
         if not _NUMBER.fullmatch(rest):
             raise PlaceNotFound(row.trace_id, at, "a step is a number, as in step:12")
-        return at_step(connection, path, row, version, int(rest))
+        return at_step(connection, path, row, version, int(rest)).seq
     if word == "checkpoint" and colon:
         return _at_checkpoint(connection, row, version, rest, at)
     text = rest if word == "time" and colon else at
@@ -101,6 +109,8 @@ def _at_time(connection: apsw.Connection, row: TraceRow, version: int, moment: d
 
 
 def _at_checkpoint(connection: apsw.Connection, row: TraceRow, version: int, prefix: str, asked: str) -> int:
+    if not _ID.fullmatch(prefix):
+        raise PlaceNotFound(row.trace_id, asked, "write a checkpoint's id, or a beginning of it")
     found = log.checkpoints_beginning(connection, log.lineage(connection, row, version), prefix.lower())
     exact = [seq for checkpoint_id, seq in found if checkpoint_id == prefix]
     if exact or len(found) == 1:
@@ -111,23 +121,35 @@ def _at_checkpoint(connection: apsw.Connection, row: TraceRow, version: int, pre
     raise PlaceNotFound(row.trace_id, asked, f"several of its checkpoints begin so: {named}")
 
 
-def at_step(connection: apsw.Connection, path: str, row: TraceRow, version: int, step: int) -> int:
-    """The seq at which a step ends: 0 for the start, negative from the end. Raises PlaceNotFound."""
+def at_step(connection: apsw.Connection, path: str, row: TraceRow, version: int, step: int) -> Executed:
+    """Where a step ends: 0 for the start, negative from the end. Of a trimmed trace the root stands for its last step.
+
+    Raises PlaceNotFound.
+    """
     segments = log.lineage(connection, row, version)
     root = max(log.root_seq(connection, segment.trace) for segment in segments)
     behind = _steps_at(connection, path, row, root) if root else -1
     asked = f"step:{step}"
     if step < 0:
-        last = _read_on(connection, path, row, segments, (root, behind), 2**62)[1]
+        last = _read_on(connection, path, row, segments, (root, behind), 2**62).steps
         step += last + 1
         if step < 1:
             raise PlaceNotFound(row.trace_id, asked, f"it has {last} steps")
-    if step <= behind:
+    if step < behind:
         raise PlaceNotFound(row.trace_id, asked, f"it was trimmed at seq {root}, with {behind} steps behind that")
-    seq, steps = _read_on(connection, path, row, segments, (root, behind), step)
-    if steps < step:
-        raise PlaceNotFound(row.trace_id, asked, f"it has {steps} steps")
-    return seq
+    if step == behind:
+        return Executed(root, root, behind)
+    found = _read_on(connection, path, row, segments, (root, behind), step)
+    if found.steps < step:
+        raise PlaceNotFound(row.trace_id, asked, f"it has {found.steps} steps")
+    return found
+
+
+def execution_seq(store: Store, trace_id: str, step: int) -> int:
+    """The seq of the event that tells of a step's execution. Raises as `seq_at`."""
+    with store._database.reader() as connection:
+        row = log.find_trace(connection, trace_id)
+        return at_step(connection, store.path, row, log.head(connection, row).version, step).event_seq
 
 
 def _steps_at(connection: apsw.Connection, path: str, row: TraceRow, seq: int) -> int:
@@ -142,16 +164,21 @@ def _read_on(
     segments: list[Segment],
     root: tuple[int, int],
     step: int,
-) -> tuple[int, int]:
-    """`(seq, steps)` where that many steps are done, or at the end. `root`: where history begins, and its steps."""
+) -> Executed:
+    """The place where that many steps are done, or the end. `root`: where history begins, and its steps."""
     seq, steps = max(bases.before_step(connection, segments, step), root)
+    event_seq = seq
     for first_seq, n, body in log.rows(connection, segments, seq):
         try:
             executed = decode_some(body, _EXECUTED)
         except ValueError as error:
             raise LogCorrupted(path, row.trace_id, first_seq, str(error)) from error
-        steps = max(steps, 0) + sum(event.success or event.falls_back for _, event in executed)
-        seq = first_seq + n - 1
+        steps, seq = max(steps, 0), first_seq + n - 1
+        done = [first_seq + index for index, event in executed if event.success or event.falls_back]
+        if steps < step < steps + len(done):
+            return Executed(done[step - steps - 1], done[step - steps - 1], step)
+        steps += len(done)
+        event_seq = done[-1] if done else seq
         if steps >= step:
             break
-    return seq, steps
+    return Executed(seq, event_seq, steps)

@@ -515,6 +515,10 @@ class Trace(Lookback):
                 raise ValueRefused("status", f"{event.data['status']!r} is none of {', '.join(sorted(ENDED))}")
             if event.kind in RUN_KINDS:
                 raise EventStoreError(f"trace {self.id}: {event.kind} is written by a run, not by append")
+            if event.data.get("retry_at_us") is not None and (
+                event.data.get("success", True) or event.data.get("falls_back")
+            ):
+                raise ValueRefused("retry_at_us", "only an attempt that failed, without a fallback, is tried again")
             if event.data.get("clears"):
                 raise ValueRefused("clears", f"only a run clears control keys, and not by append: {event.kind}")
             if event.kind in ("trace_started", "trace_forked"):

@@ -2,7 +2,8 @@
 
 Each commit gives a `Past`. States share what did not change between them: the fold goes on in a copy of
 whatever it would extend in place, so a state that was given away never changes. Backwards, the pass is made in
-windows, each restored at its beginning and folded forward.
+windows of commits, each folded forward from its beginning, and within a window in stretches from states that
+were kept on the way: so few of them are held at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 State = dict[str, Any]
 WINDOW_SEQS = 1024
+STRETCH = 16
 
 
 def walk(store: Store, trace_id: str, after: int | None, upto: int | None, reverse: bool) -> Iterator[Past]:
@@ -30,19 +32,15 @@ def walk(store: Store, trace_id: str, after: int | None, upto: int | None, rever
     until = head.version if upto is None else min(upto, head.version)
     root_seq = store._reader.root_seq(row)
     begin = root_seq if after is None else max(after, 0)
-    if begin < root_seq:
-        raise Trimmed(trace_id, begin + 1, head.version, root_seq)
-    root = [Past(store, row, begin, *_restored(store, row, begin))] if after is None and 0 < begin <= until else []
+    if min(begin, until) < root_seq:
+        raise Trimmed(trace_id, min(begin, until), head.version, root_seq)
+    root = [Past(store, row, begin, *_restored(store, row, begin))] if after is None and begin > 0 else []
     if not reverse:
         yield from root
-        yield from _forward(store, row, begin, until)
-        return
-    while until > begin:
-        start = store._reader.boundary_before(row, max(begin, until - WINDOW_SEQS))
-        window = list(_forward(store, row, start, until))
-        yield from (past for past in reversed(window) if past.seq > begin)
-        until = start
-    yield from root
+    if begin < until:
+        yield from (_backward if reverse else _forward)(store, row, begin, until)
+    if reverse:
+        yield from root
 
 
 def _restored(store: Store, row: TraceRow, seq: int) -> tuple[State, State]:
@@ -52,22 +50,60 @@ def _restored(store: Store, row: TraceRow, seq: int) -> tuple[State, State]:
     return restored.state, restored.control
 
 
+def _boundary(store: Store, row: TraceRow, seq: int) -> int:
+    """The last step boundary at or before `seq`. Raises Trimmed where it went meanwhile."""
+    found = store._reader.boundary_before(row, seq)
+    if found > seq:
+        raise Trimmed(row.trace_id, seq, store._reader.find(row.trace_id)[1].version, found)
+    return found
+
+
 def _forward(store: Store, row: TraceRow, after: int, upto: int) -> Iterator[Past]:
-    start = store._reader.boundary_before(row, after)
+    start = _boundary(store, row, after)
     state, control = _restored(store, row, start)
-    for page in store._reader.pages(row, start, upto):
+    for commit in _commits(store, row, start, upto):
+        _fold(store, row, state, control, commit)
+        if commit.last_seq > after:
+            yield Past(store, row, commit.last_seq, dict(state), dict(control), commit)
+
+
+def _backward(store: Store, row: TraceRow, after: int, upto: int) -> Iterator[Past]:
+    while upto > after:
+        start = _boundary(store, row, max(after, upto - WINDOW_SEQS))
+        kept = []
+        state, control = _restored(store, row, start)
+        for index, commit in enumerate(_commits(store, row, start, upto)):
+            if index % STRETCH == 0:
+                kept.append((dict(state), dict(control), list[LogRow]()))
+            kept[-1][2].append(commit)
+            _fold(store, row, state, control, commit)
+        while kept:
+            state, control, commits = kept.pop()
+            pasts = []
+            for commit in commits:
+                _fold(store, row, state, control, commit)
+                pasts.append(Past(store, row, commit.last_seq, dict(state), dict(control), commit))
+            yield from (past for past in reversed(pasts) if past.seq > after)
+        upto = start
+
+
+def _commits(store: Store, row: TraceRow, after: int, upto: int) -> Iterator[LogRow]:
+    """The commits that end at `after < seq <= upto`; `after` is a boundary."""
+    for page in store._reader.pages(row, after, upto):
         for commit in page:
             if commit.last_seq > upto:
                 return
-            try:
-                _fold(state, control, commit)
-            except (ValueError, TypeError, KeyError, StateError) as error:
-                raise LogCorrupted(store.path, row.trace_id, commit.first_seq, str(error)) from error
-            if commit.last_seq > after:
-                yield Past(store, row, commit.last_seq, dict(state), dict(control), commit)
+            yield commit
 
 
-def _fold(state: State, control: State, commit: LogRow) -> None:
+def _fold(store: Store, row: TraceRow, state: State, control: State, commit: LogRow) -> None:
+    try:
+        _take_in(state, control, commit)
+    except (ValueError, TypeError, KeyError, StateError) as error:
+        raise LogCorrupted(store.path, row.trace_id, commit.first_seq, str(error)) from error
+
+
+def _take_in(state: State, control: State, commit: LogRow) -> None:
     """Take in one commit; what it extends in place, it copies first, once."""
     own: set[str] = set()
     own_control: set[str] = set()

@@ -7,6 +7,7 @@ before it. Each answer names the seq to ask about next.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,13 +32,13 @@ from .event import (
 from .log import LogRow, TraceRow
 from .record import ExecutionEntry
 from .recorded import RecordedEvent
-from .run_event import BranchExecuted, NodeIntended, NodeRouted
+from .run_event import BranchExecuted, GraphChanged, NodeIntended, NodeRouted, TraceReopened
 
 if TYPE_CHECKING:
     from .store import Store
 
-LOOKED_BACK = 4096
-"""Commits before an event among which the one that chose its node is looked for."""
+LOOKED_BACK = 65_536
+"""Events before a commit among which the one that chose its node is looked for."""
 
 
 class Why(JsonRecord, frozen=True):
@@ -69,30 +70,33 @@ class Why(JsonRecord, frozen=True):
         return "\n".join(self.reasons)
 
 
-def why(store: Store, trace_id: str, seq: int, is_step: bool = False) -> Why:
-    """See `Trace.why`. `is_step`: the execution that was committed with `seq` is meant."""
+def why(store: Store, trace_id: str, seq: int) -> Why:
+    """See `Trace.why`."""
     row, head = store._reader.find(trace_id)
     if not 1 <= seq <= head.version:
         raise SeqOutOfRange(trace_id, seq, head.version)
     commit = next(found for page in store._reader.pages(row, seq - 1, head.version) for found in page)
     events = list(history.recorded(trace_id, commit, 0, commit.last_seq))
     event = events[seq - commit.first_seq]
-    if is_step:
-        event = next((found for found in events if isinstance(found.event, NodeExecuted)), event)
-        seq = event.seq
     owner_id = history.owner_of(trace_id, store._ancestors(row), seq)
     begin = store._reader.restore(trace_id, commit.first_seq - 1)[2].control if commit.first_seq > 1 else {}
     execution = _execution(events, event, int(begin.get("steps", 0)))
     decision = _decision(events, event)
     chosen_by = None
-    if execution is not None:
-        chosen_by = _chosen_by(store, row, commit, execution.node_name)
-        decision = decision or _barrier_left(store, row, commit, execution.node_name)
+    entered, place = _entered(event, execution)
+    if entered is not None:
+        earlier = [found for found in events if found.seq < place][::-1]
+        chosen_by = _chosen_by(earlier, store, row, commit, entered)
+    if execution is not None and decision is None:
+        path = entered if execution.branch is None else f"{execution.node_name}/{execution.branch}"
+        earlier = [found for found in events if found.seq < execution.seq][::-1]
+        decision = _decision_about(earlier, store, row, commit, str(path))
     before, after, previous = UNSET, UNSET, None
     if isinstance(event.event, StateDelta):
         before, after = _around(store, trace_id, seq, event.event.key)
-        earlier = blame(store, trace_id, event.event.key, seq - 1) if seq > 1 else []
-        previous = earlier[-1] if earlier and earlier[-1].key == event.event.key else None
+        root = store._reader.root_seq(row)
+        last = blame(store, trace_id, event.event.key, seq - 1, last_alone=True) if seq - 1 >= max(root, 1) else []
+        previous = last[0] if last else None
     told = Why(
         event, owner_id, commit.first_seq, commit.last_seq, execution, chosen_by, decision, before, after, previous
     )
@@ -111,53 +115,66 @@ def _execution(events: list[RecordedEvent], event: RecordedEvent, steps: int) ->
     return None
 
 
+def _entered(event: RecordedEvent, execution: ExecutionEntry | None) -> tuple[str | None, int]:
+    """The node that was entered for the event's sake, and the seq before which that was chosen."""
+    if isinstance(event.event, BarrierRaised):
+        return event.event.node.partition("/")[0], event.seq
+    if isinstance(event.event, NodeIntended):
+        return event.event.path.partition("/")[0], event.seq
+    return (None, 0) if execution is None else (execution.node_name, execution.seq)
+
+
 def _decision(events: list[RecordedEvent], event: RecordedEvent) -> RecordedEvent | None:
-    """The decision that a delta of a human was committed with."""
-    return next(
-        (
-            found
-            for found in events
-            if isinstance(found.event, BarrierDecided) and found is not event and isinstance(event.event, StateDelta)
-        ),
-        None,
-    )
+    """The decision that a delta of a human was committed with: the last one before it."""
+    if not isinstance(event.event, StateDelta):
+        return None
+    decided = [found for found in events if isinstance(found.event, BarrierDecided) and found.seq < event.seq]
+    return decided[-1] if decided else None
 
 
-def _before(store: Store, row: TraceRow, commit: LogRow) -> list[RecordedEvent]:
-    """The events of some commits before this one, newest first."""
+def _ends_visit(event: Any) -> bool:
+    return isinstance(event, NodeExecuted) and (event.success or event.falls_back)
+
+
+def _back(earlier: list[RecordedEvent], store: Store, row: TraceRow, commit: LogRow) -> Iterator[RecordedEvent]:
+    """The events before one, newest first: those of its commit, then of the commits before."""
+    yield from earlier
     root = store._reader.root_seq(row)
-    found: list[RecordedEvent] = []
-    window = 64
-    while True:
-        after = max(root, commit.first_seq - 1 - window)
-        found = list(store.events(row.trace_id, after=after, upto=commit.first_seq - 1))[::-1]
-        if after == root or window >= LOOKED_BACK or any(isinstance(one.event, NodeExecuted) for one in found):
-            return found
-        window *= 8
+    upto, window = commit.first_seq - 1, 64
+    lowest = max(root, upto - LOOKED_BACK)
+    while upto > lowest:
+        after = store._reader.boundary_before(row, max(lowest, upto - window))
+        yield from list(store.events(row.trace_id, after=after, upto=upto))[::-1]
+        upto, window = after, window * 4
 
 
-def _chosen_by(store: Store, row: TraceRow, commit: LogRow, node: str) -> RecordedEvent | None:
+def _chosen_by(
+    earlier: list[RecordedEvent], store: Store, row: TraceRow, commit: LogRow, node: str
+) -> RecordedEvent | None:
     """The event that made `node` the next one."""
-    for found in _before(store, row, commit):
+    for found in _back(earlier, store, row, commit):
         event = found.event
-        chose = (
-            (isinstance(event, NodeExecuted | NodeRouted) and event.next == node)
-            or (isinstance(event, TraceStarted) and event.node == node)
-            or (isinstance(event, BarrierDecided) and getattr(event.decision, "target", None) == node)
-        )
-        if chose:
+        if isinstance(event, NodeExecuted | NodeRouted | GraphChanged | TraceReopened):
+            chosen = event.next
+        elif isinstance(event, TraceStarted | TraceForked):
+            chosen = event.node
+        else:
+            chosen = getattr(event.decision, "target", None) if isinstance(event, BarrierDecided) else None
+        if chosen == node:
             return found
-        if isinstance(event, NodeExecuted) and event.success:
+        if _ends_visit(event) and not getattr(event, "unrouted", False):
             return None
     return None
 
 
-def _barrier_left(store: Store, row: TraceRow, commit: LogRow, node: str) -> RecordedEvent | None:
-    """The decision after which a barrier, or a node that was asked about, went on."""
-    for found in _before(store, row, commit):
-        if isinstance(found.event, BarrierDecided) and found.event.node.partition("/")[0] == node:
+def _decision_about(
+    earlier: list[RecordedEvent], store: Store, row: TraceRow, commit: LogRow, path: str
+) -> RecordedEvent | None:
+    """The decision after which a barrier, or a node or branch that was asked about, went on."""
+    for found in _back(earlier, store, row, commit):
+        if isinstance(found.event, BarrierDecided) and found.event.node == path:
             return found
-        if isinstance(found.event, NodeExecuted) and found.event.success:
+        if _ends_visit(found.event):
             return None
     return None
 
@@ -186,8 +203,9 @@ def _reasons(found: Why, trace_id: str) -> list[str]:
         told.append(_executed(found.execution))
     if found.decision is not None and isinstance(found.decision.event, BarrierDecided):
         told.append(f"after {_decided(found.decision.event)} at seq {found.decision.seq}")
-    if found.chosen_by is not None and found.execution is not None:
-        told.append(f"{found.execution.node_name!r} was entered because {_chose(found.chosen_by)}")
+    entered, _ = _entered(found.event, found.execution)
+    if found.chosen_by is not None:
+        told.append(f"{entered!r} was entered because {_chose(found.chosen_by)}")
     if found.owner_id != trace_id:
         told.append(f"trace {found.owner_id} wrote it, and this one shares its history up to there")
     if isinstance(event, TraceForked):
@@ -247,6 +265,12 @@ def _chose(found: RecordedEvent) -> str:
         return "the graph starts there"
     if isinstance(event, BarrierDecided):
         return f"{_decided(event)} (seq {found.seq})"
+    if isinstance(event, GraphChanged):
+        return f"a changed graph was forced to go on there (seq {found.seq})"
+    if isinstance(event, TraceReopened):
+        return f"the run was reopened there (seq {found.seq})"
+    if isinstance(event, TraceForked):
+        return f"the fork goes on there (seq {found.seq})"
     return f"{event.node!r} led there (seq {found.seq})"
 
 

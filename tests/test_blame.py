@@ -156,3 +156,33 @@ def test_a_row_without_an_execution_is_never_taken_for_a_step(value):
 def test_a_write_goes_to_json_and_back(trace):
     for write in trace.blame("n"):
         assert es.Write.from_json(write.to_json()) == write
+
+
+def test_several_executions_in_one_commit(store):
+    trace = store.start({"n": 0}, id="t1", node="a")
+    put, executed = es.StateDelta.put, es.NodeExecuted
+    trace.append([put("n", 1), executed("a", next="b"), put("n", 2), executed("b", next="c"), put("n", 3)])
+    assert shown(trace.blame("n"))[1:] == [
+        (2, "put", "node", "a", 1), (4, "put", "node", "b", 2), (6, "put", "node", None, None)
+    ]  # fmt: skip
+    assert trace.why("step:2").event.seq == 5 and trace.why("step:1").event.seq == 3
+    assert trace.why(5).chosen_by.seq == 3 and trace.why(3).chosen_by.seq == 1
+
+
+def test_a_place_behind_the_root_is_told(store, trace):
+    store.trim("t1", 6, retry_window_s=0)
+    with pytest.raises(es.Trimmed):
+        trace.blame("n", at=3)
+
+
+def test_opaque_bytes_that_look_like_an_execution(store):
+    trace = store.start({}, id="t1")
+    sealed = es.Opaque("raw", b'{"kind":"node_executed","data":{}}]')
+    trace.append([es.StateDelta.put('a"b', 1), es.StateDelta.put("o", sealed), es.Note("seen")])
+    with trace.step("work") as step:
+        step.put('a"b', 2)
+    assert [(write.seq, write.step) for write in trace.blame('a"b')] == [(2, None), (5, 1)]
+
+
+def test_what_no_key_can_be_nobody_wrote(trace):
+    assert trace.blame("\ud800") == []

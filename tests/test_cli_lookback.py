@@ -157,3 +157,27 @@ def test_export_draws_a_timeline_by_the_name_of_the_file(run, traced, name, begi
     assert (traced.parent / name).read_text("utf-8").startswith(begins)
     assert of(run, "export", "timeline", "t1", name)["spans"] == 2
     assert "name a .svg" in run("export", "timeline", "t1", "run.png", code=2).stderr
+
+
+def test_opaque_values_are_described(run, db):
+    with es.open(db) as store:
+        trace = store.start({"op": es.Opaque("raw", b"\x01")}, id="t1")
+        with trace.step("seal") as step:
+            step.put("op", es.Opaque("raw", b"\x01\x02", None))
+        saved = trace.checkpoint()
+        assert json.loads(saved.to_json())["state"]["op"]["bytes"] == 2
+        assert json.loads(trace.why(-2).to_json())["after"]["bytes"] == 2
+    described = {"opaque": "raw", "items": None, "bytes": 2}
+    assert of(run, "state", "t1") == {"op": described}
+    assert of(run, "diff", "t1")["changes"][0]["after"] == described
+    assert of(run, "blame", "t1", "op")[-1]["value"] == described
+    assert of(run, "why", "t1", "2")["after"] == described
+    assert any(event.get("event", {}).get("value") == described for event in of(run, "log", "t1"))
+    for arguments in (["state", "t1"], ["log", "t1"], ["diff", "t1"], ["blame", "t1", "op"], ["why", "t1", "2"]):
+        assert '"bytes":2' in run(*arguments).stdout
+
+
+@pytest.mark.parametrize("at", ["checkpoint:", "checkpoint:\udcff", "\udcff"])
+def test_odd_places_are_refused_in_a_line(run, traced, at):
+    assert "has no place" in run("state", "t1", "--at", at, code=1).stderr
+    assert "no JSON" in run("fork", "t1", "--put", 'a="\udcff"', code=2).stderr

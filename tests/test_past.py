@@ -153,3 +153,52 @@ def test_an_erased_trace_has_no_past(store, chat):
         with pytest.raises(es.TraceErased):
             look()
     assert past.state["n"] == 5
+
+
+@pytest.fixture
+def long(path):
+    with es.open(path, durability="normal") as store:
+        trace = store.start({"n": 0}, id="t1")
+        for number in range(1500):
+            with trace.step("count") as step:
+                step.put("n", number)
+        yield store, trace
+
+
+def test_a_trim_under_a_history_is_told(long):
+    """Never are states passed over in silence, and never is one given twice."""
+    store, trace = long
+    backwards, forwards = trace.history(reverse=True), trace.history()
+    assert next(backwards).seq == 3001 and next(forwards).seq == 1
+    store.trim("t1", 2501, retry_window_s=0)
+    for pasts, seqs in ((backwards, range(2999, 0, -2)), (forwards, range(3, 3002, 2))):
+        given = []
+        with pytest.raises(es.Trimmed):
+            for past in pasts:
+                given.append(past.seq)  # noqa: PERF401 - what came before the error counts
+        assert given == list(seqs)[: len(given)]
+    with pytest.raises(es.Trimmed):
+        list(trace.history(upto=20))
+    for reverse in (False, True):
+        assert list(trace.history(after=9999, reverse=reverse)) == []
+
+
+def test_backwards_few_states_are_held(long, monkeypatch):
+    import gc
+
+    _, trace = long
+    most = 0
+    for index, _ in enumerate(trace.history(reverse=True)):
+        if index % 50 == 0:
+            most = max(most, sum(type(item) is es.Past for item in gc.get_objects()))
+    assert most <= 40
+
+
+def test_a_step_within_a_commit_is_a_place_to_look_at(store):
+    trace = store.start({"n": 0}, id="t1")
+    put, executed = es.StateDelta.put, es.NodeExecuted
+    trace.append([put("n", 1), executed("a", next="b"), put("n", 2), executed("b", next="c"), put("n", 3)])
+    assert [(trace.at(step=step).seq, trace.at(step=step).state["n"]) for step in (0, 1, 2)] == [(1, 0), (3, 1), (6, 3)]
+    assert trace.at(step=1).step == 1
+    with pytest.raises(es.NotAStepBoundary):
+        trace.fork("step:1")

@@ -123,8 +123,9 @@ def test_times_of_a_trimmed_trace_begin_at_its_root(store, trace):
 def test_steps_of_a_trimmed_trace(store, trace):
     store.trim("t1", 5, retry_window_s=0)
     assert trace.at("step:3").seq == 7
+    assert trace.at("step:2").seq == 5
     with pytest.raises(es.PlaceNotFound, match="trimmed at seq 5, with 2 steps behind that"):
-        trace.at("step:2")
+        trace.at("step:1")
 
 
 def test_a_step_is_found_from_the_base_before_it(path, monkeypatch):

@@ -112,3 +112,49 @@ def test_a_seq_that_is_not_there(store, run):
     with pytest.raises(es.Trimmed):
         run.why(2)
     assert run.why("step:2").chosen_by is None
+
+
+def test_many_attempts_do_not_hide_what_led_there(store):
+    attempts = []
+
+    def flaky(ctx):
+        attempts.append(1)
+        if len(attempts) < 90:
+            raise ValueError
+
+    import tenacity
+
+    graph = es.Graph("g")
+    graph.node(name="first")(lambda ctx: None)
+    graph.node(name="flaky", retry=tenacity.Retrying(stop=tenacity.stop_after_attempt(99), wait=tenacity.wait_none()))(
+        flaky
+    )
+    graph.edge("first", "flaky").start("first").end("flaky")
+    found = es.run(graph, store)
+    assert store.open_trace(found.trace_id).why("step:2").chosen_by.event.node == "first"
+
+
+def test_a_forced_graph_and_an_intent_tell_why_a_node_was_entered(store, run):
+    graph = es.Graph("g")
+    graph.node(name="first")(lambda ctx: None)
+    graph.barrier("ask")
+    graph.node(name="last")(lambda ctx: None)
+    graph.edge("first", "ask").edge("ask", "last").start("first").end("last")
+    waiting = es.run(graph, store)
+    changed = es.Graph("g")
+    changed.node(name="first")(lambda ctx: None)
+    changed.node(name="other")(lambda ctx: None)
+    changed.edge("first", "other").start("first").end("other")
+    store.decide(waiting.trace_id, "ask", es.Approve())
+    es.resume(changed, store, waiting.trace_id, mode=es.GraphHashMode.FORCE, at="other")
+    trace = store.open_trace(waiting.trace_id)
+    told = trace.why(seq_of(trace, "node_executed", node="other"))
+    assert told.chosen_by.kind == "graph_changed" and "a changed graph was forced to go on there" in str(told)
+    intended = run.why(seq_of(run, "node_intended", path="pay"))
+    assert intended.chosen_by.event.node == "approve"
+    assert run.why(seq_of(run, "barrier_raised")).chosen_by.event.node == "fetch"
+
+
+def test_the_write_before_one_is_found_without_keeping_all(run):
+    seqs = [write.seq for write in run.blame("order")]
+    assert run.why(seqs[1]).previous.seq == seqs[0]

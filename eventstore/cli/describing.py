@@ -23,6 +23,7 @@ from eventstore.event import (
     TraceEnded,
     utc,
 )
+from eventstore.opaque import json_hook
 from eventstore.recorded import RecordedEvent
 from eventstore.run_event import (
     BranchExecuted,
@@ -93,7 +94,7 @@ def described(recorded: RecordedEvent) -> tuple[str, str, str]:
     told = _run_event(event)
     if told is not None:
         return kind, *told
-    fields = msgspec.to_builtins(event)
+    fields = msgspec.to_builtins(event, enc_hook=json_hook)
     about = str(fields.pop("name", None) or fields.pop("node", None) or "")
     return kind, about, to_json(fields) if fields else ""
 

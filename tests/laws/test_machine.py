@@ -609,7 +609,9 @@ class Machine(RuleBasedStateMachine):
         for step in range(toy.counts[-1] + 1):
             first = min(seq for seq, count in enumerate(toy.counts, 1) if count == step)
             at = min(end for end in toy.ends if end >= first)
-            if root and step <= toy.counts[root - 1]:
+            if root and step == toy.counts[root - 1]:
+                assert trace.at(step=step).seq == root
+            elif root and step < toy.counts[root - 1]:
                 with pytest.raises(es.PlaceNotFound, match="trimmed"):
                     trace.at(step=step)
             else:
