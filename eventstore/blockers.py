@@ -1,7 +1,8 @@
 """What a trim or an erasure must not take: who still needs what would go, each one named.
 
 History may go up to the furthest step boundary that nobody forbids: a fork needs what it shares, a kept
-checkpoint its place, a barrier its question until it is decided, a retry the row that its first attempt left.
+checkpoint its place, a barrier its question until it is decided, a retry the row that its first attempt left,
+and a parallel step its own beginning until it is joined.
 A trace whose forks live is not erased; neither is one that a living owner runs. A plan looks ahead: forks that
 it erases, and checkpoints that it removes, block nothing (`Leaving`).
 """
@@ -15,8 +16,11 @@ from typing import NamedTuple
 import apsw
 import msgspec
 
-from . import log
+from . import bases, log
+from .codec import decode_rows
+from .errors import LogCorrupted, StateError
 from .event import JsonRecord, utc
+from .link import State, fold_rows
 from .log import Head, Segment, TraceRow
 
 FORKS = "SELECT id, trace_id, fork_seq FROM trace WHERE parent = ? AND fork_seq < ? ORDER BY fork_seq, id"
@@ -32,13 +36,16 @@ PENDING = (
     "SELECT barrier_id, raised_seq FROM barrier WHERE trace = ? AND decided_seq IS NULL ORDER BY raised_seq, barrier_id"
 )
 ALL = 2**62
+BRANCHES = ("held/", "failed/", "intent/", "retry/", "calls/")
+"""What a branch has in control from its beginning to the join, under NODE/BRANCH."""
+LOOKED_BACK_SEQS = 256
 
 
 class RetentionBlocker(JsonRecord, frozen=True):
     """What stands in the way of `action` (trim, erase or any), told in `reason`.
 
-    `kind`: fork, checkpoint, barrier, retry, owner, changed, gone or damaged. `limit_seq`: the furthest seq that
-    history may be trimmed to for its sake; None where the action is forbidden altogether. `more`: how many
+    `kind`: fork, checkpoint, barrier, parallel, retry, owner, changed, gone or damaged. `limit_seq`: the furthest seq
+    that history may be trimmed to for its sake; None where the action is forbidden altogether. `more`: how many
     others of the same kind stand behind it.
 
     >>> str(RetentionBlocker("trim", "fork", "fork t2 at seq 9", limit_seq=9, more=3))
@@ -111,11 +118,62 @@ def of_trim(
     for barrier_id, seq in connection.execute(OPEN_AT, (trace.id, at.version)):
         if isinstance(seq, int):
             yield RetentionBlocker("trim", "barrier", f"barrier {barrier_id} raised at seq {seq}", seq - 1)
+    yield from parallel(connection, trace, at)
     cutoff_us = time.time_ns() // 1000 - int(retry_window_s * 1_000_000)
     if at.at_us > cutoff_us:
         limit = log.seq_at_time(connection, [Segment(trace.id, trace.fork_seq, at.version)], cutoff_us)
         until = f"{utc(at.at_us):%Y-%m-%d %H:%M:%S} UTC"
         yield RetentionBlocker("trim", "retry", f"a retry may still come for appends up to {until}", limit)
+
+
+def parallel(connection: apsw.Connection, trace: TraceRow, at: Head) -> Iterator[RetentionBlocker]:
+    """The parallel step that is open at that step boundary: some branches are done, and the join is yet to come."""
+    if trace.status in ("completed", "cancelled") and at.version == log.head(connection, trace).version:
+        return  # the run is over, and no branch of it will be joined: nothing need be read
+    try:
+        control = bases.restore(connection, "", log.lineage(connection, trace, at.version), at.version, "").control
+        if nodes := open_parallel(control):
+            limit = _before_parallel(connection, trace, at.version)
+            yield RetentionBlocker("trim", "parallel", f"parallel step {nodes[0]} is open since seq {limit + 1}", limit)
+    except LogCorrupted:
+        return  # the trim itself reads every row, and is what refuses a damaged one, by its name
+
+
+def open_parallel(control: State) -> list[str]:
+    """The parallel nodes whose branches have begun and are not joined.
+
+    >>> open_parallel({"held/gather/search": [], "intent/gather/ask": {}, "intent/pay": {}})
+    ['gather']
+    """
+    paths = (key.partition("/")[2] for key in control if key.startswith(BRANCHES))
+    return list(dict.fromkeys(path.partition("/")[0] for path in paths if "/" in path))
+
+
+def _before_parallel(connection: apsw.Connection, trace: TraceRow, upto: int) -> int:
+    """The last step boundary before `upto` at which no parallel step is open; the trace's beginning without one.
+
+    Looks back in growing strides for a place where none is open, then folds forward from there.
+    """
+    beginning = max(trace.fork_seq, log.root_seq(connection, trace.id))
+    segments = log.lineage(connection, trace, upto)
+    stride = LOOKED_BACK_SEQS
+    while (start := log.boundary_before(connection, segments, max(upto - stride, 0))) > beginning:
+        restored = bases.restore(connection, "", log.lineage(connection, trace, start), start, "")
+        if not open_parallel(restored.control):
+            break
+        stride *= 4
+    else:
+        start = beginning
+        restored = bases.restore(connection, "", log.lineage(connection, trace, start), start, "")
+    control, state, clear = restored.control, restored.state, start
+    for first_seq, n, body in log.rows(connection, segments, start):
+        try:
+            fold_rows(control, state, decode_rows(body))
+        except (ValueError, TypeError, KeyError, StateError) as error:
+            raise LogCorrupted(connection.filename, trace.trace_id, first_seq, str(error)) from error
+        if not open_parallel(control):
+            clear = first_seq + n - 1
+    return clear
 
 
 def pending(connection: apsw.Connection, trace: TraceRow) -> Iterator[RetentionBlocker]:

@@ -15,6 +15,8 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET
 
+from .opaque import json_hook
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -57,8 +59,8 @@ class JsonMixin:
     __slots__ = ()
 
     def to_json(self) -> bytes:
-        """This record as JSON (UTF-8 bytes)."""
-        return msgspec.json.encode(self)
+        """This record as JSON (UTF-8 bytes); an opaque value is described."""
+        return msgspec.json.encode(self, enc_hook=json_hook)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:

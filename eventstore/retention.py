@@ -4,11 +4,14 @@ A trim reads the log up to a step boundary, checks each row against the hash cha
 synced transaction, writes that state as a root (part of the truth, with the chain's digest there) and deletes
 the rows behind it: what is damaged is never made the truth. An erasure leaves a tombstone. Both refuse, naming
 the blockers, where something still needs what would go. Freed pages go back to the file system; an erasure
-rewrites the file, so that no old copy of a page is left.
+rewrites the file, so that no old copy of a page is left. That a rewrite is due stands in the file from the
+erasure's own transaction until file and write-ahead log are rewritten; the next prune or erasure does what
+a kill, a lock, a reader or a full disk kept this one from.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +22,7 @@ import apsw
 from . import bases, blockers, chain, log
 from .blockers import NOTHING_LEAVES, Leaving, RetentionBlocker
 from .codec import as_column, decode_rows, state_size_bytes
-from .errors import LogCorrupted, RetentionBlocked, StateError, StorageFull, StoreBusy, Trimmed
+from .errors import LogCorrupted, RetentionBlocked, StateError, StorageFull, StoreBusy, Trimmed, ValueRefused
 from .event import JsonRecord
 from .link import State, decode_whole, encode_whole, fold_rows
 from .log import Head, LogRow, TraceRow
@@ -40,12 +43,19 @@ EXTENT = (
     " WHERE trace = ? AND first_seq <= ?"
 )
 BASES = "SELECT id, parent, octet_length(body) FROM base WHERE trace = ? ORDER BY seq"
+REWRITE_DUE = "SELECT erased_us FROM rewrite_due"
+REWRITE_IS_DUE = (
+    "INSERT INTO rewrite_due (id, erased_us) VALUES (1, ?)"
+    " ON CONFLICT (id) DO UPDATE SET erased_us = max(erased_us + 1, excluded.erased_us)"
+)
+REWRITTEN = "DELETE FROM rewrite_due WHERE erased_us = ?"
 
 
 class Removed(JsonRecord, frozen=True):
     """What a trim or an erasure removed. `freed_bytes`: how much smaller the file is now.
 
-    `wal_truncated` False: a reader kept the write-ahead log; its content goes at the next checkpoint.
+    `wal_truncated` False: a reader kept the write-ahead log, another writer the lock, or the disk is full. What was
+    removed may stand in the file or its log yet; of an erased trace, until the next prune or erasure rewrites both.
 
     >>> Removed("t1", 40, 8192, True).freed_bytes
     8192
@@ -69,6 +79,7 @@ class Extent(NamedTuple):
 
 def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Removed:
     """Delete the history behind the step boundary `before`; see `Store.trim`."""
+    check_window(retry_window_s)
 
     def work(connection: apsw.Connection) -> int:
         trace = log.find_trace(connection, trace_id)
@@ -138,6 +149,7 @@ def _verified(connection: apsw.Connection, path: str, trace: TraceRow, at: Head)
 
 def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Removed]:
     """Erase a trace; see `Store.erase`."""
+    check_text("by", by)
     with store._database.reader() as connection:
         trace = log.find_trace(connection, trace_id)
         family = blockers.family(connection, trace)
@@ -159,15 +171,27 @@ def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Re
 
 
 def erase_rows(connection: apsw.Connection, trace: TraceRow, by: str | None) -> Extent:
-    """Leave a tombstone in the trace's place, inside the caller's transaction; what went."""
-    head = log.head(connection, trace)
+    """Leave a tombstone in the trace's place, inside the caller's transaction; what went.
+
+    From then on a rewrite of the file is due. What is deleted is overwritten at once, which leaves old copies alone.
+    """
+    try:
+        head = log.head(connection, trace)
+    except LogCorrupted:
+        head = Head(0, bytes(16), 0)  # its log is gone, its bases and projections are not
     gone = extent(connection, trace, blockers.ALL)
-    stone = (trace.trace_id, trace.id, head.version, head.digest, by, time.time_ns() // 1000)
-    connection.execute(INSERT_TOMBSTONE, stone)
-    bases_gone = drop_bases(connection, trace)
-    for table in ("lease", "checkpoint", "barrier", "root", "log"):
-        connection.execute(f"DELETE FROM {table} WHERE trace = ?", (trace.id,))
-    connection.execute("DELETE FROM trace WHERE id = ?", (trace.id,))
+    now_us = time.time_ns() // 1000
+    connection.execute(INSERT_TOMBSTONE, (trace.trace_id, trace.id, head.version, head.digest, by, now_us))
+    connection.execute(REWRITE_IS_DUE, (now_us,))
+    usual = connection.pragma("secure_delete")
+    connection.pragma("secure_delete", 1)
+    try:
+        bases_gone = drop_bases(connection, trace)
+        for table in ("lease", "checkpoint", "barrier", "root", "log"):
+            connection.execute(f"DELETE FROM {table} WHERE trace = ?", (trace.id,))
+        connection.execute("DELETE FROM trace WHERE id = ?", (trace.id,))
+    finally:
+        connection.pragma("secure_delete", usual)
     return gone._replace(bases=bases_gone.bases, base_bytes=bases_gone.base_bytes)
 
 
@@ -229,27 +253,66 @@ def _size_bytes(store: Store) -> int:
     return Path(store._database._file).stat().st_size
 
 
-def free_pages(connection: apsw.Connection) -> tuple[int, bool]:
-    """How many bytes of the file are free pages, and whether some trace was ever erased."""
-    free_bytes = connection.pragma("freelist_count") * connection.pragma("page_size")
-    return free_bytes, connection.execute("SELECT 1 FROM tombstone LIMIT 1").fetchone() is not None
+def free_bytes(connection: apsw.Connection) -> int:
+    """How many bytes of the file are free pages."""
+    return int(connection.pragma("freelist_count") * connection.pragma("page_size"))
+
+
+def rewrite_due(connection: apsw.Connection) -> int | None:
+    """The mark that an erasure left whose words may stand in the file yet; None when the file was rewritten since."""
+    row: Any = connection.execute(REWRITE_DUE).fetchone()
+    return None if row is None else int(row[0])
 
 
 def give_back(store: Store, *, rewrite: bool) -> bool:
-    """Return free pages to the file system; `rewrite` the file, since page splits leave old copies of rows.
+    """Return free pages to the file system; `rewrite` the file where that is due, since page splits leave old
+    copies of rows.
 
-    False: the disk is full, or somebody kept the write-ahead log from being truncated. What was removed is; its
-    pages stay for now.
+    False: the disk is full, another writer holds the lock, or somebody kept the write-ahead log from being
+    truncated. What was removed is; its pages stay for now, and so does the mark that a rewrite is due.
     """
     connection = store._database.writer
 
-    def work() -> bool:
-        for _ in connection.execute("VACUUM" if rewrite else "PRAGMA incremental_vacuum"):
-            pass
+    def truncated() -> bool:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (1, 0, 0)
         return not busy
+
+    def work() -> bool:
+        mark = rewrite_due(connection) if rewrite else None
+        for _ in connection.execute("PRAGMA incremental_vacuum" if mark is None else "VACUUM"):
+            pass
+        if not truncated():
+            return False
+        if mark is not None:
+            connection.execute(REWRITTEN, (mark,))  # not that of an erasure by another process since
+            truncated()  # only for the size's sake
+        return True
 
     try:
         return store._writer.quiet(work)
     except (StoreBusy, StorageFull):
         return False
+
+
+def check_window(retry_window_s: float) -> None:
+    """Raise ValueError unless it is a length of time.
+
+    >>> check_window(float("nan"))
+    Traceback (most recent call last):
+    ValueError: retry_window_s is a finite number of 0 or more, not nan
+    """
+    if not (math.isfinite(retry_window_s) and retry_window_s >= 0):
+        raise ValueError(f"retry_window_s is a finite number of 0 or more, not {retry_window_s}")
+
+
+def check_text(what: str, text: str | None) -> None:
+    """Raise ValueRefused for text that no file can hold.
+
+    >>> check_text("by", chr(0xdcff))
+    Traceback (most recent call last):
+    eventstore.errors.ValueRefused: value at 'by' refused: it holds a lone surrogate
+    """
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise ValueRefused(what, "it holds a lone surrogate") from None

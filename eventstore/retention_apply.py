@@ -50,8 +50,9 @@ class TraceRemoval(JsonRecord, frozen=True):
 class RetentionReport(JsonRecord, frozen=True):
     """What applying a plan did. Sizes are those of the file, its write-ahead log moved into it.
 
-    `is_finished` False: the disk is full, or a reader kept the write-ahead log, so what was removed may stand in
-    the file yet; the next plan that is applied gives its pages back.
+    `is_finished` False: the disk is full, another writer held the lock, or a reader kept the write-ahead log, so what
+    was removed may stand in the file or its log yet. The next plan that is applied, whatever it asks for, gives the
+    pages back, and rewrites the file where a trace was erased; so does the next `Store.erase`.
 
     >>> RetentionReport([], 40_960, 8192, 32_768, True).freed_bytes
     32768
@@ -84,6 +85,8 @@ def apply_plan(
     """
     if store._database.read_only:
         raise StorageError(store.path, "opened read-only")
+    retention.check_text("by", by)
+    retention.check_window(plan.retry_window_s)
     before_bytes = retention.file_bytes(store)
     removals = []
     for entry in plan.traces:
@@ -91,8 +94,7 @@ def apply_plan(
             removals.append(_apply(store, plan, entry, by))
             if on_trace is not None:
                 on_trace(removals[-1])
-    rewrite = plan.is_unfinished or any(removal.erased for removal in removals)
-    is_finished = retention.give_back(store, rewrite=rewrite)
+    is_finished = retention.give_back(store, rewrite=True)
     after_bytes = retention.file_bytes(store)
     return RetentionReport(removals, before_bytes, after_bytes, before_bytes - after_bytes, is_finished)
 

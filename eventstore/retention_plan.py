@@ -74,8 +74,8 @@ class RetentionPlan(JsonRecord, frozen=True):
     """What a retention would do, trace by trace, in the order in which it is done; `store.apply` does it.
 
     Only traces of which something would go, or is blocked, are in `traces`; `examined` were looked at. `free_bytes`:
-    pages that are free already, given back with the rest; `is_unfinished`: erasing is asked for and such pages stand
-    where traces were erased before, perhaps by a process that was killed, so the file is rewritten whatever else goes.
+    pages that are free already, given back with the rest; `is_unfinished`: a trace was erased before and the file not
+    rewritten since (a kill, a lock, a reader or a full disk kept it), so it is rewritten whatever else goes.
     The other fields are what was asked for.
 
     >>> RetentionPlan(utc(0), 12, trim=True).acts
@@ -126,7 +126,11 @@ def plan_retention(
         raise ValueError("ask for at least one of keep_checkpoints, drop_bases, trim and erase")
     if keep_checkpoints is not None and keep_checkpoints < 0:
         raise ValueError(f"keep_checkpoints is 0 or more, not {keep_checkpoints}")
+    retention.check_window(retry_window_s)
+    retention.check_text("name", name)
     statuses = [status] if isinstance(status, str) else status
+    for asked in statuses or ():
+        retention.check_text("status", asked)
     for unknown in set(statuses or ()) - set(STATUSES):
         raise ValueError(f"a status is one of {', '.join(STATUSES)}, not {unknown!r}")
     now_us = time.time_ns() // 1000
@@ -154,14 +158,13 @@ def plan_retention(
         if entry.acts or entry.blockers:
             entries.append(entry)
     with store._database.reader() as connection:
-        free_bytes, has_tombstone = retention.free_pages(connection)
-    return msgspec.structs.replace(
-        plan,
-        examined=examined,
-        traces=entries,
-        free_bytes=free_bytes,
-        is_unfinished=erase and has_tombstone and free_bytes > 0,
-    )
+        return msgspec.structs.replace(
+            plan,
+            examined=examined,
+            traces=entries,
+            free_bytes=retention.free_bytes(connection),
+            is_unfinished=retention.rewrite_due(connection) is not None,
+        )
 
 
 def _chosen(

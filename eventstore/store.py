@@ -235,8 +235,10 @@ class Store:
     ) -> list[TraceInfo]:
         """A page of traces, newest first. `after`: the last trace id of the page before.
 
-        `status`, `name`: only those.
+        `status`, `name`: only those. Raises ValueRefused for a name that no file can hold.
         """
+        if name is not None:
+            retention.check_text("name", name)
         with self._database.reader() as connection:
             found: list[Any] = connection.execute(TRACES, (after, status, name, limit)).fetchall()
             infos = []
@@ -478,9 +480,9 @@ class Store:
         """Delete the history behind the step boundary `before`, which becomes the trace's root.
 
         Every state from `before` on stays as it is; looking behind it raises Trimmed. What goes must verify. Raises
-        LogCorrupted where it is damaged; RetentionBlocked for a fork, a checkpoint or an open barrier behind it, or an
-        append younger than `retry_window_s` (its `append_id` could come again); NotAStepBoundary, SeqOutOfRange,
-        TraceNotFound.
+        LogCorrupted where it is damaged; RetentionBlocked for a fork, a checkpoint, an open barrier or an open parallel
+        step behind it, or an append younger than `retry_window_s` (its `append_id` could come again);
+        NotAStepBoundary, SeqOutOfRange, TraceNotFound, ValueError for no window.
         """
         return retention.trim(self, trace_id, before, retry_window_s)
 
@@ -509,7 +511,8 @@ class Store:
 
         `trace_ids`, `name`, `status`, `older_than` (by the last event): which traces; by default all. At least one
         action: `keep_checkpoints`, so many of the newest of each trace; `drop_bases`; `trim`, the history behind the
-        furthest place that nothing needs; `erase`, the whole trace. Raises ValueError, TraceNotFound, TraceErased.
+        furthest place that nothing needs; `erase`, the whole trace. Raises ValueError, ValueRefused, TraceNotFound,
+        TraceErased.
         """
         return retention_plan.plan_retention(
             self,

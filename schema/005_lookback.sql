@@ -46,3 +46,11 @@ SELECT b.id, t.trace_id, b.seq, CASE WHEN b.parent IS NULL THEN 'whole' ELSE 'li
 
 -- The guards ask for a trace's tombstone at every deleted row.
 CREATE INDEX tombstone_trace ON tombstone (trace);
+
+-- A row while an erased trace's words may stand in the file: from the erasure's own transaction until the file and
+-- its write-ahead log are rewritten. Older files do not say whether that happened.
+CREATE TABLE IF NOT EXISTS rewrite_due (
+  id        INTEGER PRIMARY KEY CHECK (id = 1),
+  erased_us INTEGER NOT NULL                        -- when, and which: it never is the same twice
+) STRICT;
+INSERT OR IGNORE INTO rewrite_due (id, erased_us) SELECT 1, max(erased_us) FROM tombstone HAVING count(*) > 0;

@@ -184,6 +184,35 @@ def test_text_of_the_data_cannot_act(run, db):
     assert len(shown.splitlines()) == 7
 
 
+def test_a_name_that_no_file_can_hold_is_one_line(run, db):
+    told = run("--trim", "--name", "\udcff", "--dry-run", code=1).stderr
+    assert told == "Error: value at 'name' refused: it holds a lone surrogate\n"
+
+
+def test_a_login_name_that_no_file_can_hold_is_written_in_ascii(run, db, monkeypatch):
+    import apsw
+
+    monkeypatch.setattr("getpass.getuser", lambda: "an\udcff")
+    run("mail-1", "--erase", "--yes")
+    connection = apsw.Connection(str(db))
+    assert connection.execute("SELECT erased_by FROM tombstone").get == "an\\udcff"
+    connection.close()
+
+
+@pytest.mark.parametrize("action", [("--drop-bases",), ("--keep-checkpoints", "9"), ("--erase",)])
+def test_an_unfinished_erasure_is_told_and_finished_by_any_prune(run, db, action, monkeypatch):
+    from eventstore import retention
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retention, "give_back", lambda *_, **__: False)
+        told = run("mail-1", "--erase", "--yes").stdout
+        assert "may stand in the file until the next prune" in told
+    told = run("--name", "none", *action, "--yes").stdout
+    assert "Nothing to remove of 0 traces." in told and "it is rewritten now" in told
+    assert "The file shrank" in told
+    assert "rewritten" not in run("--name", "none", *action, "--yes").stdout
+
+
 def test_an_absent_file_or_trace_is_one_line(run, db):
     assert run("absent", "--erase", "--yes", code=1).stderr == "Error: no trace absent in this store\n"
     refused = CliRunner().invoke(main, ["--db", "absent.db", "prune", "--erase", "--yes"])

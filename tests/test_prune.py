@@ -13,12 +13,14 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import eventstore as es
-from eventstore import log
+from eventstore import log, retention
+from eventstore.database import schema_scripts
 from eventstore.retention_apply import RetentionReport, apply_plan
 from eventstore.retention_plan import RetentionPlan, plan_retention
 
@@ -73,6 +75,30 @@ def test_a_plan_asks_for_something(store, trace):
         plan_retention(store, keep_checkpoints=-1)
     with pytest.raises(ValueError, match="not 'done'"):
         plan_retention(store, erase=True, status=["failed", "done"])
+
+
+@pytest.mark.parametrize("window", [float("inf"), float("nan"), -1.0])
+def test_a_retry_window_is_a_length_of_time(store, trace, window):
+    for act in (
+        lambda: plan_retention(store, trim=True, retry_window_s=window),
+        lambda: store.trim("t1", 1, retry_window_s=window),
+        lambda: apply_plan(store, RetentionPlan(es.event.utc(0), 0, trim=True, retry_window_s=window)),
+    ):
+        with pytest.raises(ValueError, match="retry_window_s is a finite number of 0 or more, not"):
+            act()
+
+
+def test_text_that_no_file_can_hold_is_refused_at_the_door(store, trace):
+    for act in (
+        lambda: plan_retention(store, trim=True, name="\udcff"),
+        lambda: plan_retention(store, trim=True, status="\udcff"),
+        lambda: plan_retention(store, trim=True, status=["running", "\udcff"]),
+        lambda: store.erase("t1", by="\udcff"),
+        lambda: store.apply(store.plan_retention(erase=True), by="\udcff"),
+    ):
+        with pytest.raises(es.ValueRefused, match="lone surrogate"):
+            act()
+    assert len(store.traces()) == 1
 
 
 def test_a_plan_of_an_unknown_trace_says_so(store, trace):
@@ -248,6 +274,102 @@ def test_a_barrier_that_was_open_at_the_trim_point_moves_it_before_its_question(
     ]
     apply_plan(store, plan)
     assert store.verify().ok
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would."""
+
+
+def gathering(store, id, *, before=0, fails=False):
+    """A graph of `before` plain steps and a parallel one, of which a branch is done when the run is killed."""
+    graph = es.Graph("gathering")
+
+    @graph.node
+    def count(ctx):
+        ctx.put("n", ctx.state["n"] + 1)
+
+    @graph.node
+    def quick(ctx):
+        ctx.put("quick", 1)
+
+    @graph.node
+    def slow(ctx):
+        time.sleep(0.1)
+        if not done:
+            raise ValueError("no") if fails else Killed
+        ctx.put("slow", 1)
+
+    @graph.node
+    def last(ctx):
+        ctx.put("last", 1)
+
+    def again(state):
+        return state["n"] < before
+
+    graph.start("count").edge_if("count", "count", again).edge("count", "gather").parallel(
+        "gather", "quick", "slow"
+    ).edge("gather", "last")
+    graph.end("last")
+    done = []
+    with contextlib.suppress(Killed, es.RunFailed):
+        es.run(graph, store, {"n": 0}, id=id)
+    done.append(1)
+    return graph, store.open_trace(id)
+
+
+def last_clear(store, trace_id, upto):
+    """The last step boundary at or before `upto` where no branch has begun, folded one by one."""
+    return max(
+        seq
+        for seq in range(1, upto + 1)
+        if store._reader.boundary_before(store._reader.find(trace_id)[0], seq) == seq
+        and not any(
+            key.startswith(("held/", "failed/")) or (key.startswith("intent/") and key.count("/") == 2)
+            for key in store._reader.restore(trace_id, seq)[2].control
+        )
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("before", [1, 200])
+def test_an_open_parallel_step_ends_the_trim_before_it_began(store, before, fails):
+    graph, trace = gathering(store, "t1", before=before, fails=fails)
+    assert any(key.startswith("held/gather/") for key in trace.control)
+    limit = last_clear(store, "t1", trace.version)
+    entry = only(plan_retention(store, **TRIM))
+    assert entry.trim_to == limit < trace.version
+    assert told(entry.blockers) == [("trim", "parallel", f"parallel step gather is open since seq {limit + 1}")]
+    with pytest.raises(es.RetentionBlocked, match="parallel step gather is open"):
+        store.trim("t1", trace.version, retry_window_s=0)
+    (removal,) = apply_plan(store, plan_retention(store, **TRIM)).traces
+    assert removal.trimmed_to == limit and removal.skipped == []
+    assert plan_retention(store, **TRIM).traces[0].trim_to is None
+    result = es.resume(graph, store, "t1")
+    assert result.status == "completed" and (result.state["quick"], result.state["slow"]) == (1, 1)
+    head = store.open_trace("t1").version
+    assert only(plan_retention(store, keep_checkpoints=0, **TRIM)).trim_to == head
+    assert store.verify().ok
+
+
+def test_history_of_a_run_that_is_over_is_not_cut_within_a_parallel_step(store):
+    graph, trace = gathering(store, "t1", before=3)
+    held = trace.version
+    limit = last_clear(store, "t1", held)
+    assert es.resume(graph, store, "t1").status == "completed"
+    store.checkpoints.prune("t1", 0)
+    with pytest.raises(es.RetentionBlocked, match="parallel step gather is open"):
+        store.trim("t1", held, retry_window_s=0)
+    store.fork("t1", at=held, id="t2")
+    parent = plan_retention(store, trace_ids=["t1"], **TRIM).traces[0]
+    assert parent.trim_to == limit and [blocker.kind for blocker in parent.blockers] == ["fork", "parallel"]
+
+
+def test_a_parallel_step_that_opened_since_is_not_cut(store):
+    _, trace = gathering(store, "t1", before=2)
+    plan = plan_retention(store, **TRIM)
+    late = msgspec.structs.replace(plan, traces=[msgspec.structs.replace(only(plan), trim_to=trace.version)])
+    (removal,) = apply_plan(store, late).traces
+    assert removal.trimmed_to is None and [blocker.kind for blocker in removal.skipped] == ["parallel"]
 
 
 def test_what_a_retry_may_need_stays(store, record, clock):
@@ -703,6 +825,134 @@ def test_a_reader_that_keeps_the_write_ahead_log_is_told_and_the_next_plan_finis
         assert report.is_finished and Path(path).stat().st_size < size
 
 
+KILLED = """
+import os, sys
+import eventstore as es
+from eventstore import retention
+retention.give_back = lambda *_, **__: os.kill(os.getpid(), 9)
+with es.open(sys.argv[1]) as store:
+    store.erase("t1")
+"""
+WORD = "the-secret-4111"
+
+
+def holding(folder):
+    """The files that hold the word."""
+    return [file.name for file in folder.iterdir() if WORD.encode() in file.read_bytes()]
+
+
+@pytest.fixture
+def small(path):
+    """A file with a trace so small that nothing is left free when it goes, and others."""
+    with es.open(path) as store:
+        for number in range(3):
+            store.start({"w": "x" * 50}, id=f"kept{number}").end()
+        store.start({"w": WORD}, id="t1").end()
+
+
+def finish_by_prune(store):
+    plan = store.plan_retention(name="none", keep_checkpoints=9)
+    assert plan.is_unfinished and plan.acts
+    assert RetentionPlan.from_json(plan.to_json()) == plan
+    assert store.apply(plan).is_finished
+
+
+def finish_by_erasing(store):
+    (removed,) = store.erase("kept0")
+    assert removed.wal_truncated
+
+
+FINISHED_BY = pytest.mark.parametrize("finish", [finish_by_prune, finish_by_erasing])
+
+
+def assert_finished(store, folder):
+    assert not holding(folder)
+    plan = store.plan_retention(erase=True, name="none")
+    assert not plan.is_unfinished and not plan.acts
+
+
+@FINISHED_BY
+def test_an_erasure_that_was_killed_before_the_rewrite_is_finished_by_the_next(path, tmp_path, small, finish):
+    killed = subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with es.open(path) as store:
+        finish(store)
+        assert_finished(store, tmp_path)
+        assert store.verify().ok
+
+
+@FINISHED_BY
+def test_an_erasure_that_found_the_file_locked_is_finished_by_the_next(path, tmp_path, small, finish, monkeypatch, raw):
+    with es.open(path, busy_timeout_ms=50) as store:
+        give_back = retention.give_back
+
+        def locked(*arguments, **how):
+            raw.execute("BEGIN IMMEDIATE")
+            try:
+                return give_back(*arguments, **how)
+            finally:
+                raw.execute("ROLLBACK")
+
+        monkeypatch.setattr(retention, "give_back", locked)
+        assert not store.apply(store.plan_retention(trace_ids=["t1"], erase=True)).is_finished
+        monkeypatch.setattr(retention, "give_back", give_back)
+        finish(store)
+        assert_finished(store, tmp_path)
+
+
+@FINISHED_BY
+def test_an_erasure_under_a_reader_is_finished_by_the_next(path, tmp_path, small, finish):
+    with es.open(path, busy_timeout_ms=50) as store, es.open(path, read_only=True) as reading:
+        with reading._database.reader() as connection:
+            connection.execute("SELECT count(*) FROM log").fetchall()
+            (removed,) = store.erase("t1")
+            assert not removed.wal_truncated and holding(tmp_path)
+        finish(store)
+        assert_finished(store, tmp_path)
+
+
+def test_the_mark_of_an_erasure_by_another_process_stays(path, small, raw, monkeypatch):
+    with es.open(path) as store:
+        writer = store._database.writer
+
+        class Between:
+            """Erases from elsewhere between the rewrite and the end of the mark."""
+
+            def execute(self, sql, *parameters):
+                if sql == retention.REWRITTEN:
+                    raw.execute("BEGIN IMMEDIATE")
+                    retention.erase_rows(raw, log.find_trace(raw, "kept1"), None)
+                    raw.execute("COMMIT")
+                return writer.execute(sql, *parameters)
+
+        erase_row = log.find_trace(writer, "t1")
+        store._writer.write(lambda connection: retention.erase_rows(connection, erase_row, None))
+        with monkeypatch.context() as patched:
+            patched.setattr(store._database, "writer", Between())
+            assert retention.give_back(store, rewrite=True)
+        assert store.plan_retention(name="none", drop_bases=True).is_unfinished
+
+
+def test_what_is_deleted_by_an_erasure_is_overwritten_at_once(path, tmp_path, small):
+    with es.open(path) as store:
+        assert holding(tmp_path)
+        store._writer.write(lambda connection: retention.erase_rows(
+            connection, log.find_trace(connection, "t1"), None))  # fmt: skip
+        assert store._database.writer.pragma("secure_delete") == 0
+    assert not holding(tmp_path)
+
+
+def test_an_erasure_by_an_older_version_counts_as_unfinished(path, raw, small):
+    with es.open(path) as store:
+        store.erase("t1")
+    assert raw.execute("SELECT count(*) FROM rewrite_due").get == 0
+    for statement in schema_scripts()[4].split(";"):
+        if "INTO rewrite_due" in statement:
+            raw.execute(statement)
+    with es.open(path) as store:
+        finish_by_prune(store)
+
+
 PRUNE = """
 import os, sys
 import eventstore as es
@@ -744,7 +994,7 @@ def test_a_kill_leaves_every_trace_whole_or_done_and_the_next_plan_finishes(path
             left = after.get(trace_id, {})
             assert left == ({} if trace_id.startswith("gone") else {41: before[trace_id][41]})
         erasing = plan_retention(store, name="gone", erase=True)
-        assert bool(named(erasing)) == (kills_after < 5) and erasing.is_unfinished
+        assert bool(named(erasing)) == (kills_after < 5) and erasing.is_unfinished == (kills_after <= 5)
         assert apply_plan(store, erasing).is_finished
         apply_plan(store, plan_retention(store, name="chat", **TRIM))
         assert readable_all(store) == {f"kept{number}": {41: before[f"kept{number}"][41]} for number in range(5)}

@@ -261,6 +261,22 @@ def test_a_trimmed_trace_can_be_erased(store, run):
     assert store.traces() == [] and store.verify().ok
 
 
+def test_a_trace_whose_log_is_gone_can_be_erased_with_its_bases(path, tmp_path, secret, tamper, raw):
+    with es.open(path) as store:
+        tamper("DELETE FROM log WHERE trace = 1")
+        with pytest.raises(es.LogCorrupted):
+            store.open_trace("t1")
+        (removed,) = store.erase("t1", by="ana")
+        assert (removed.trace_id, removed.rows) == ("t1", 0)
+        found = raw.execute("SELECT version, digest, erased_by FROM tombstone").fetchall()
+        assert found == [(0, bytes(16), "ana")]
+        assert raw.execute("SELECT count(*) FROM base WHERE trace = 1").get == 0
+        assert not [file.name for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
+        with pytest.raises(es.TraceErased):
+            store.open_trace("t1")
+        assert store.verify().ok
+
+
 def test_an_unknown_trace_is_said_so(store):
     for act in (lambda: store.trim("absent", 1), lambda: store.erase("absent")):
         with pytest.raises(es.TraceNotFound):

@@ -162,7 +162,7 @@ def _show(output: Output, plan: RetentionPlan) -> None:
     else:
         output.line(f"Nothing to remove {of_all}.", "bold")
     if plan.is_unfinished:
-        told = "Free pages are left where traces were erased: the file is rewritten, so that nothing of them stays."
+        told = "A trace was erased and the file not rewritten since: it is rewritten now, so that nothing of it stays."
         output.line(told, "yellow")
 
 
@@ -242,8 +242,8 @@ def _tell(output: Output, report: RetentionReport) -> None:
     else:
         output.line(f"The file takes {after}, as before." if before == after else f"The file takes {after} now.")
     if not report.is_finished:
-        told = "Its pages are not given back yet: a reader or a full disk kept them. The next prune does it."
-        output.line(told, "yellow")
+        told = "Its pages are not given back yet: a reader, another writer or a full disk kept them."
+        output.line(f"{told} What is gone may stand in the file until the next prune, which does it.", "yellow")
     for removal in report.traces:
         for blocker in removal.skipped:
             style = "red" if blocker.kind == "damaged" else "yellow"
@@ -253,6 +253,6 @@ def _tell(output: Output, report: RetentionReport) -> None:
 def _login_name() -> str | None:
     """Who is logged in, for the tombstones; None where the system does not know."""
     try:
-        return getpass.getuser()
+        return getpass.getuser().encode("utf-8", "backslashreplace").decode()
     except (KeyError, OSError, ImportError):
         return None
