@@ -732,3 +732,218 @@ def test_a_long_run_is_read_in_pages(store, record, target, monkeypatch):
     monkeypatch.setattr(analysis_target.Target, "write", watched)
     assert export_analysis(store, target).deltas == 2100
     assert biggest < analysis_batch.BUFFER_ROWS + 256 * 5
+
+
+# Two exports at once
+
+
+def exported_by_another(path, target, trace_id):
+    script = (
+        "import sys, eventstore as es\n"
+        "from eventstore.analysis import export_analysis\n"
+        "with es.open(sys.argv[1], read_only=True) as store:\n"
+        "    export_analysis(store, sys.argv[2], trace_ids=[sys.argv[3]])\n"
+    )
+    subprocess.run([sys.executable, "-c", script, path, target, trace_id], check=True)
+
+
+def test_another_export_that_finishes_the_new_file_meanwhile_leaves_the_words_right(path, store, target, monkeypatch):
+    for number in range(6):
+        store.start({"messages": [{"role": "user", "content": f"hello word{number}"}]}, id=f"r{number}")
+    monkeypatch.setattr(analysis, "PAGE_RUNS", 2)
+    told = []
+
+    def meddling(done, total, deltas):
+        told.append(done)
+        if told.count(2) == 1 and done == 2:
+            exported_by_another(path, target, "r0")
+
+    assert export_analysis(store, target, on_progress=meddling).added == 6
+    with closing(sqlite3.connect(target)) as connection:
+        connection.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab('main', 'messages_fts', 'row')")
+        assert connection.execute("SELECT doc, cnt FROM temp.words WHERE term = 'hello'").fetchall() == [(6, 6)]
+    sound(target)
+
+
+def test_what_is_forgotten_after_another_export_finished_the_file_takes_its_words_once(
+    path, store, target, monkeypatch
+):
+    for number in range(3):
+        store.start({"messages": [{"role": "user", "content": f"hello word{number}"}]}, id=f"r{number}")
+    monkeypatch.setattr(analysis, "PAGE_RUNS", 1)
+    told = []
+
+    def meddling(done, total, deltas):
+        if not told and done == 1:
+            told.append(done)
+            exported_by_another(path, target, "r1")
+            with closing(sqlite3.connect(target)) as connection:
+                connection.execute("UPDATE export_progress SET digest = 'another' WHERE trace_id = 'r1'")
+                connection.commit()
+
+    exported = export_analysis(store, target, on_progress=meddling)
+    assert (exported.added, exported.updated) == (2, 1)
+    with closing(sqlite3.connect(target)) as connection:
+        connection.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab('main', 'messages_fts', 'row')")
+        assert connection.execute("SELECT doc, cnt FROM temp.words WHERE term = 'hello'").fetchall() == [(3, 3)]
+    sound(target)
+
+
+def test_a_file_that_another_export_finished_is_written_with_syncs(path, store, record, target):
+    record(store, 2)
+    first = analysis_target.Target(target)
+    try:
+        (before,) = first._rows("PRAGMA synchronous")
+        exported_by_another(path, target, "t1")
+        with first.transaction():
+            (after,) = first._rows("PRAGMA synchronous")
+        first.finish()
+    finally:
+        first.close()
+    assert (before[0], after[0]) == (0, 1)
+    sound(target)
+
+
+def test_runs_are_looked_at_when_no_other_export_can_go_further(store, record, target, monkeypatch):
+    record(store, 2)
+    looked_at, tried = analysis.source.looked_at, []
+
+    def watched(*arguments):
+        with closing(sqlite3.connect(target, timeout=0)) as connection:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                connection.execute("BEGIN IMMEDIATE")
+            tried.append(1)
+        return looked_at(*arguments)
+
+    monkeypatch.setattr(analysis.source, "looked_at", watched)
+    export_analysis(store, target)
+    assert tried == [1]
+
+
+# Numbers beyond what a column or JSON can hold
+
+
+def test_durations_and_costs_without_end_are_exported(store, target, tmp_path):
+    trace = store.start({"n": 0}, id="t1")
+    trace.append([es.NodeExecuted("a", duration_ms=1e306, token_cost=1.7e308)])
+    export_analysis(store, target)
+    trace.append([es.NodeExecuted("a", duration_ms=1.7e308, token_cost=1.7e308)])
+    trace.append([es.NodeExecuted("a", duration_ms=1.7e308, token_cost=1.0)])
+    store.start({"n": 0}, id="t2").append([es.NodeExecuted("b", duration_ms=1.0)])
+    assert export_analysis(store, target).damaged == []
+    largest = sys.float_info.max
+    (costs,) = rows(target, "SELECT * FROM costs_by_node WHERE node = 'a'")
+    assert tuples(target, "SELECT duration_ms, token_cost FROM runs") == [(largest, largest), (1.0, 0.0)]
+    assert (costs["total_duration_ms"], costs["token_cost"]) == (largest, largest)
+    assert tuples(target, "SELECT max(started_at) FROM steps WHERE node = 'a'") == [("0001-01-01T00:00:00.000000Z",)]
+    for view in VIEWS:
+        json.dumps(rows(target, f"SELECT * FROM {view}"), allow_nan=False)
+    fresh = str(tmp_path / "fresh.db")
+    export_analysis(store, fresh)
+    assert whole(target) == whole(fresh)
+
+
+# After a trim beyond what was exported
+
+
+def test_barriers_decided_in_history_that_was_trimmed_are_open_no_more(store, target, tmp_path):
+    trace = store.start({"n": 0}, id="t1")
+    trace.append([es.BarrierRaised("ask#1", "ask", prompt="first")])
+    export_analysis(store, target)
+    store.decide("t1", "ask#1", es.Approve())
+    trace.refresh()
+    with trace.step("work") as step:
+        step.put("n", 1)
+    store.checkpoints.prune("t1", 0)
+    root = trace.version
+    store.trim("t1", root, **NOW)
+    trace.append([es.BarrierRaised("ask#2", "ask", prompt="second")])
+    for _ in range(2):
+        export_analysis(store, target)
+        assert tuples(target, "SELECT barrier_id FROM waiting") == [("ask#2",)]
+        assert tuples(target, "SELECT barrier_id, decided_seq, action, detail FROM barriers ORDER BY 1") == [
+            ("ask#1", None, None, "decided in history that was trimmed, at the latest then"),
+            ("ask#2", None, None, None),
+        ]
+        with trace.step("more") as step:
+            step.put("n", 2)
+    store.decide("t1", "ask#2", es.Approve())
+    export_analysis(store, target)
+    assert tuples(target, "SELECT barrier_id, action FROM barriers ORDER BY 1") == [
+        ("ask#1", None), ("ask#2", "approve")
+    ]  # fmt: skip
+    sound(target)
+
+
+@pytest.mark.parametrize("is_fork", [False, True])
+def test_steps_that_were_trimmed_between_two_exports_are_counted(store, target, is_fork):
+    trace = store.start({"n": 0}, id="t1")
+
+    def work():
+        for number in range(3):
+            with trace.step("work") as step:
+                step.put("n", number)
+
+    work()
+    if is_fork:
+        trace = store.fork("t1", id="f")
+        work()
+    export_analysis(store, target)
+    work()
+    store.trim(trace.id, trace.version, **NOW)
+    with trace.step("work") as step:
+        step.put("n", 9)
+    for _ in range(2):
+        export_analysis(store, target)
+        (steps,) = tuples(target, "SELECT steps FROM runs WHERE trace_id = ?", trace.id)
+        assert steps == (trace.control["steps"] - 3 * is_fork,) == (7,)
+        assert export_analysis(store, target).unchanged == 1 + is_fork
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+def test_another_log_of_the_same_id_is_exported_anew_though_it_is_trimmed(tmp_path, target, gap):
+    for number, steps in enumerate((5, 5 + 5 * gap)):
+        with es.open(str(tmp_path / f"store{number}.db"), durability="normal") as store:
+            trace = store.start({"log": []}, id="t1")
+            for item in range(steps):
+                with trace.step(f"work{number}") as step:
+                    step.append("log", item)
+            if number:
+                store.trim("t1", trace.version, **NOW)
+                with trace.step("work1") as step:
+                    step.append("log", 99)
+            exported = export_analysis(store, target)
+            assert (exported.added, exported.updated) == (1 - number, number)
+    assert tuples(target, "SELECT node, count(*) FROM steps GROUP BY 1") == [("work1", 1)]
+    assert tuples(target, "SELECT steps FROM runs") == [(1,)]
+    sound(target)
+
+
+# At the door
+
+
+def test_a_path_with_nul_and_a_name_with_a_surrogate_are_refused(store, record, target, tmp_path):
+    record(store, 1)
+    with pytest.raises(es.StorageError, match="NUL"):
+        export_analysis(store, str(tmp_path / "a\0.db"))
+    for what in ("name", "status"):
+        with pytest.raises(es.ValueRefused, match=f"'{what}' refused: .* lone surrogate"):
+            export_analysis(store, target, **{what: "\udcff"})
+    assert not Path(target).exists()
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal", "-lock", "-owners"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_file_beside_another_database_is_refused(store, tmp_path, end, is_there):
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE note (text)")
+    target = str(other) + end
+    if is_there:
+        Path(target).touch()
+    refused(store, target, f"the {end} file of other.db")
+    (tmp_path / "symbolic.db").symlink_to(target)
+    with pytest.raises(ExportRefused, match=f"the {end} file of other.db"):
+        export_analysis(store, str(tmp_path / "symbolic.db"))
+    assert Path(target).exists() == is_there
+    assert export_analysis(store, str(tmp_path / f"alone{end}")).added == 0

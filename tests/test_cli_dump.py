@@ -135,6 +135,60 @@ def test_an_export_never_replaces_a_store(run: Run, db: Path, target: str) -> No
         assert other.open_trace("precious").version == 1
 
 
+@pytest.mark.parametrize("side", ["-wal", "-shm", "-journal", "-lock", "-owners"])
+@pytest.mark.parametrize("by", ["link.db", "folder/eventstore.db"])
+def test_an_export_through_a_link_spares_the_files_beside_the_store(run: Run, db: Path, side: str, by: str) -> None:
+    Path("link.db").symlink_to(db)
+    Path("folder").symlink_to(db.parent)
+    with es.open(db) as store:
+        store.start({}, id="precious")
+        there = Path(f"eventstore.db{side}").exists()
+        for target in (f"eventstore.db{side}", f"folder/eventstore.db{side}"):
+            refused = run("--db", by, "export", "jsonl", target, code=2)
+            assert "is the event store itself" in refused.stderr
+        assert Path(f"eventstore.db{side}").exists() is there
+        Path("other.name").hardlink_to(db)
+        assert "is the event store itself" in run("--db", by, "export", "jsonl", "other.name", code=2).stderr
+    with es.open(db) as store:
+        assert store.open_trace("precious").version == 1 and store.verify().ok
+
+
+@pytest.mark.parametrize("side", ["-wal", "-shm", "-journal", "-lock", "-owners"])
+def test_an_export_spares_what_belongs_to_another_store(run: Run, db: Path, side: str) -> None:
+    with es.open("b.db"):
+        pass
+    there = Path(f"b.db{side}").exists()
+    assert "belongs to" in run("export", "jsonl", f"b.db{side}", code=2).stderr
+    assert Path(f"b.db{side}").exists() is there
+    run("export", "jsonl", f"absent{side}")
+    assert is_dump(Path(f"absent{side}").read_bytes()[:64])
+
+
+@pytest.mark.parametrize("magic", ["377f0682", "377f0683"])
+def test_an_export_never_replaces_a_write_ahead_log(run: Run, db: Path, magic: str) -> None:
+    Path("moved").write_bytes(bytes.fromhex(magic) + b"\0" * 28)
+    assert "is an SQLite file" in run("export", "jsonl", "moved", code=2).stderr
+    assert Path("moved").stat().st_size == 32
+
+
+def test_an_import_of_a_line_that_never_ends_stops_early(run: Run, db: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process is not told here")
+    with gzip.open("bomb.jsonl.gz", "wb", compresslevel=1) as bomb:
+        bomb.write(b'{"eventstore":{"x":"')
+        for _ in range(200):
+            bomb.write(b"a" * (1 << 20))
+    code = (
+        "import re, sys\nfrom eventstore.cli import main\n"
+        "try: main(['--db', 'b.db', 'import', sys.argv[1]])\n"
+        "except SystemExit as end: print(end.code, *re.findall(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, "bomb.jsonl.gz"], capture_output=True, text=True, check=True)
+    exit_code, peak_kib = map(int, found.stdout.split())
+    assert exit_code == 1 and "longer than 1048576 bytes" in found.stderr
+    assert peak_kib < 150 * 1024
+
+
 def test_a_killed_export_leaves_nothing_under_the_name(run: Run, db: Path) -> None:
     code = (
         "import eventstore.cli.dumping as dumping, time\nfrom eventstore.cli import main\n"
@@ -155,10 +209,10 @@ def test_an_import_goes_on_and_tells_what_it_refused(run: Run, db: Path) -> None
     Path("cut.jsonl").write_bytes(b"".join(lines[:12]))
     cut = run("--db", "b.db", "import", "cut.jsonl", code=1)
     assert "refused: line 13: trace chat-1, seq 20: the dump is cut short" in cut.stderr
-    assert cut.stdout.split()[-7:] == ["cut.jsonl", "0", "0", "0", "1", "10", cut.stdout.split()[-1]]
+    assert cut.stdout.split()[-7:] == ["cut.jsonl", "0", "0", "0", "1", "9", cut.stdout.split()[-1]]
     Path("edited.jsonl").write_bytes(b"".join(lines).replace(b'"number":15', b'"number":51', 1))
     [told] = files(run, "--db", "b.db", "import", "edited.jsonl", code=1)
-    assert told == figures("edited.jsonl", added=2, refused=1, problems=1, commits=29, events=55, tombstones=1)
+    assert told == figures("edited.jsonl", added=2, refused=1, problems=1, commits=30, events=57, tombstones=1)
     assert files(run, "--db", "b.db", "import", "a.jsonl") == [
         figures("a.jsonl", continued=1, present=2, commits=5, events=10)
     ]

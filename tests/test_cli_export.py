@@ -92,6 +92,13 @@ def test_what_it_refuses_is_one_line(run, db):
     assert "note\\x1b.txt: not an SQLite file" in run("note\x1b.txt", code=1).stderr
 
 
+def test_a_name_that_is_not_unicode_and_a_file_beside_a_database_are_refused(run, db):
+    assert "lone surrogate" in run("out.db", "--name", "\udcff", code=1).stderr
+    (db.parent / "other.db").touch()
+    told = run("other.db-wal", code=1).stderr
+    assert told == "Error: other.db-wal: it stands for the -wal file of other.db beside it; name another one\n"
+
+
 def test_a_store_that_does_not_exist_is_not_made(run, db):
     result = CliRunner().invoke(main, ["--db", "none.db", "export", "sqlite", "out.db"])
     assert result.exit_code == 1 and "no such file" in result.stderr

@@ -6,8 +6,8 @@ the run. Its own row comes last: what its events come to, and its latest state, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from eventstore.control import pending_barriers, status_of
 from eventstore.errors import LogCorrupted
@@ -54,13 +54,7 @@ class Batch:
             self.counts["updated" if is_marked else "unchanged"] += 1
             return
         after = max(0 if progress is None else progress.version, row.fork_seq, run.root_seq)
-        rows = RunRows(
-            row.trace_id,
-            self.waiting,
-            self.target.totals(row.trace_id) if is_known else Totals(),
-            self._last_step(row.trace_id, after, progress),
-            self.target.open_barriers(row.trace_id) if is_known else {},
-        )
+        rows = self._begun(run, after, progress)
         for page in reader.pages(row, after, head.version):
             for log_row in page:
                 try:
@@ -80,15 +74,36 @@ class Batch:
         if progress.version >= run.head.version:
             return progress.version == run.head.version and progress.digest == run.head.digest.hex()
         digest = source.digest_at(self.store._database, run.row, progress.version)
-        return digest is None or digest.hex() == progress.digest
+        if digest is not None:
+            return digest.hex() == progress.digest
+        return progress.version >= run.root_seq or self._began_alike(run, progress)
 
-    def _last_step(self, trace_id: str, after: int, progress: Progress | None) -> int:
-        """The number of the last step at or before `after`."""
-        if progress is not None and progress.version == after:
-            return progress.last_step
-        if after == 0:
-            return 0
-        return int(self.store._reader.restore(trace_id, after)[2].control.get("steps", 0))
+    def _began_alike(self, run: Run, progress: Progress) -> bool:
+        """Whether a run that is trimmed beyond its export began as that did, and stands after it at its root."""
+        row = run.row
+        began = (row.name, time_text(row.created_us), run.parent_trace_id, row.fork_seq or None)
+        *exported, updated_at = self.target.beginning(row.trace_id)
+        return (
+            tuple(exported) == began
+            and updated_at <= time_text(self.store._reader.root_us(row, run.root_seq))
+            and progress.last_step <= _steps(self._control(row.trace_id, run.root_seq))
+        )
+
+    def _begun(self, run: Run, after: int, progress: Progress | None) -> RunRows:
+        """Rows that go on after the boundary `after`."""
+        trace_id, target = run.row.trace_id, self.target
+        if progress is None:
+            last_step = _steps(self._control(trace_id, after)) if after else 0
+            return RunRows(trace_id, self.waiting, Totals(), last_step)
+        known = target.totals(trace_id), progress.last_step, target.open_barriers(trace_id)
+        rows = RunRows(trace_id, self.waiting, *known)
+        if progress.version < after:
+            control = self._control(trace_id, after)
+            rows.skip(_steps(control), pending_barriers(control), self.store._reader.root_us(run.row, after))
+        return rows
+
+    def _control(self, trace_id: str, seq: int) -> Mapping[str, Any]:
+        return self.store._reader.restore(trace_id, seq)[2].control
 
     def _finish(self, run: Run, rows: RunRows) -> None:
         """The run's own row, and how far it is exported now."""
@@ -122,6 +137,8 @@ class Batch:
 
     def _checkpoints(self, run: Run, is_known: bool) -> bool:
         """Bring the run's checkpoints up to date; whether there was anything to do."""
+        if not (run.has_checkpoints or is_known):
+            return False
         theirs = (
             (checkpoint_id, run.row.trace_id, seq, node, triggers, time_text(created_us))
             for checkpoint_id, seq, node, triggers, created_us in source.checkpoints(
@@ -149,6 +166,10 @@ class Batch:
             rows.clear()
         self.waiting_bytes = 0
         self.on_rows(self.counts["deltas"])
+
+
+def _steps(control: Mapping[str, Any]) -> int:
+    return int(control.get("steps", 0))
 
 
 def _differences(ours: Iterable[Cells], theirs: Iterable[Cells]) -> tuple[list[str], list[Cells]]:

@@ -2,7 +2,7 @@
 
 Opening (and closing) a log of this process with another SQLite, or with anything else, drops its locks. So open
 stores are known by their inodes before the file is opened. Then it is looked at as if nobody wrote it: without a
-lock, and without a file beside it.
+lock, and without a file beside it. A name that SQLite would give a file beside another one is never taken.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ def check(path: str) -> None:
 
     >>> check("no such file.db")
     """
+    if "\0" in path:
+        raise StorageError(path, "a path holds no NUL character")
     file = os.path.abspath(path)  # noqa: PTH100 - the path keeps its meaning, whatever it is called
     try:
         found = Path(file).stat()
     except FileNotFoundError:
+        _check_beside(path, file)
         return
     except OSError as error:
         raise StorageError(path, f"cannot be looked at: {error.strerror}") from None
@@ -41,6 +44,7 @@ def check(path: str) -> None:
     for store in list(stores._open_databases):
         if store._closed is None and any(_is_same(os.path.realpath(store._file) + end, found) for end in SIDE_FILES):
             raise ExportRefused(path, "it belongs to an open event store; an export goes to a file of its own")
+    _check_beside(path, file)
     application, version, tables = _marks(path, file)
     if application == stores.APPLICATION_ID:
         raise ExportRefused(path, "an event store; an export goes to a file of its own")
@@ -49,6 +53,14 @@ def check(path: str) -> None:
     in_use = Path(f"{os.path.realpath(file)}-wal").exists()  # what the file is may not stand in it yet
     if application != APPLICATION_ID and (application or version or tables or in_use):
         raise ExportRefused(path, "an SQLite file of another application; name a new one")
+
+
+def _check_beside(path: str, file: str) -> None:
+    for name in map(Path, (file, os.path.realpath(file))):
+        for end in SIDE_FILES[1:]:
+            owner = name.with_name(name.name.removesuffix(end) or name.name)
+            if owner != name and owner.is_file():  # never opened: it may be in use
+                raise ExportRefused(path, f"it stands for the {end} file of {owner.name} beside it; name another one")
 
 
 def _is_same(file: str, found: os.stat_result) -> bool:

@@ -3,7 +3,9 @@
 Each run is read once, in pages, from where its last export stood, up to where it stands now; its latest state is
 restored, not folded here. Runs go in batches, each with its progress in one transaction of the target: an
 export that is cut short goes on where it stopped, and the end is the same. A run's progress names the chain's
-digest: where the log says otherwise (it is another log, or an older one), that run is exported anew.
+digest: where the log says otherwise (it is another log, or an older one), that run is exported anew. Where the log
+was trimmed beyond what was exported, no digest is left to ask: the run goes on at its root if it began as the
+exported one did, to the microsecond, and is exported anew if not.
 """
 
 from __future__ import annotations
@@ -76,7 +78,11 @@ def export_analysis(
     `trace_ids`, or `name` and `status`: only those runs, and what they were forked from. Runs that were erased in
     the store leave the file, whatever was chosen. `on_progress(runs done, of how many, deltas so far)`.
 
-    Raises ExportRefused for a file that is no such database, TraceNotFound, TraceErased, storage errors.
+    `runs.steps` counts the run's committed steps that the file has seen, and those that were trimmed between two
+    exports; the other sums of such a run are of what the file holds.
+
+    Raises ExportRefused for a file that is no such database, TraceNotFound, TraceErased, ValueRefused for a name
+    or status that is not Unicode, storage errors.
 
     >>> import os, sqlite3, tempfile
     >>> from ..store import open
@@ -155,9 +161,9 @@ class _Export:
 
     def _batch(self, row_ids: list[int]) -> list[int]:
         """One transaction; the ids that it left for the next."""
-        runs = source.looked_at(self.store._database, row_ids, self.store.path)
         batch, left = Batch(self.store, self.target, self._told), len(row_ids)
-        with self.target.transaction():
+        with self.target.transaction():  # first, so that no other export knows of more than is seen here
+            runs = source.looked_at(self.store._database, row_ids, self.store.path)
             progress = self.target.progress([run.row.trace_id for run in runs])
             for run in runs:
                 if run.damage is not None:

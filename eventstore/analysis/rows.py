@@ -7,7 +7,8 @@ to the decision that made it. Opaque values are described, never shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,16 @@ from eventstore.event import BarrierDecided, BarrierRaised, Modify, NodeExecuted
 from eventstore.run_event import BranchExecuted
 
 from .messages import Cells, json_text, messages
+from .schema import LARGEST
 
 if TYPE_CHECKING:
     from eventstore.log import LogRow
 
 _BY_DECISION = frozenset({"human", "system"})
+DECIDED_UNSEEN = "decided in history that was trimmed, at the latest then"
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
+_AGES_MS = 1e15
+_THREE = tuple(f"{number:03}" for number in range(1000))  # twice as fast as formatting
 
 
 def time_text(at_us: int) -> str:
@@ -36,8 +41,7 @@ def time_text(at_us: int) -> str:
     """
     if not _FIRST_US <= at_us <= _LAST_US:
         at_us = min(max(at_us, _FIRST_US), _LAST_US)
-    second, micros = divmod(at_us, 1_000_000)
-    return f"{_second_text(second)}.{micros:06d}Z"
+    return f"{_second_text(at_us // 1_000_000)}.{_THREE[at_us // 1000 % 1000]}{_THREE[at_us % 1000]}Z"
 
 
 @lru_cache(maxsize=1024)
@@ -78,8 +82,9 @@ def _raw(value: Any) -> msgspec.Raw:
 
 
 class Totals(msgspec.Struct):
-    """What a run's own events come to. `steps`: committed ones; `failed_attempts`: executions that failed;
-    `waited_s`: of the barriers that were decided.
+    """What a run's own events come to. `steps`: committed ones, also where they were trimmed between two exports;
+    `failed_attempts`: executions that failed; `waited_s`: of the barriers that were decided. Sums end at the
+    largest float, since JSON knows no infinity.
 
     >>> Totals(steps=2, duration_ms=1.5).token_cost
     0.0
@@ -158,6 +163,19 @@ class RunRows:
         for delta_seq, key, op, value, source in waiting:
             deltas.append((trace_id, delta_seq, step_seq, step, node, key, op, value, source, at))
 
+    def skip(self, steps: int, pending: Collection[str], at_us: int) -> None:
+        """Go on where a stretch that nobody read was trimmed: what was committed, pending and what time it was there.
+
+        The barriers that were decided in between are given out as such: how is not known, nor when exactly.
+        """
+        self.totals.steps += steps - self.last_step
+        self.last_step = steps
+        at = time_text(at_us)
+        for barrier_id in [one for one in self.open_barriers if one not in pending]:
+            row = self.open_barriers.pop(barrier_id)
+            row[9], row[12] = at, DECIDED_UNSEEN
+            self.out["barriers"].append(tuple(row))
+
     def close(self) -> None:
         """Give out the barriers that are still open."""
         self.out["barriers"].extend(map(tuple, self.open_barriers.values()))
@@ -167,7 +185,7 @@ class RunRows:
         if is_step:
             self.last_step += 1
             self.totals.steps += 1
-        self.totals.duration_ms += event.duration_ms
+        self.totals.duration_ms = _sum(self.totals.duration_ms, event.duration_ms)
         step = self.last_step if is_step else None
         self._step_row(seq, step, event.node, None, event, at_us, at, event.next, event.falls_back)
         return step, event.node
@@ -190,7 +208,7 @@ class RunRows:
         falls_back: bool,
     ) -> None:
         self.totals.failed_attempts += not event.success
-        self.totals.token_cost += event.token_cost
+        self.totals.token_cost = _sum(self.totals.token_cost, event.token_cost)
         self.out["steps"].append(
             (
                 self.trace_id,
@@ -201,7 +219,7 @@ class RunRows:
                 event.attempt,
                 int(event.success),
                 event.error,
-                time_text(at_us - round(event.duration_ms * 1000)),
+                time_text(at_us - _us(event.duration_ms)),
                 at,
                 event.duration_ms,
                 event.token_cost,
@@ -238,6 +256,18 @@ class RunRows:
         if isinstance(value, list):
             for item, cells in messages(value):
                 self.out["messages"].append((self.trace_id, seq, key, item, *cells, at))
+
+
+def _sum(one: float, other: float) -> float:
+    both = one + other
+    return both if -LARGEST <= both <= LARGEST else math.copysign(LARGEST, both)
+
+
+def _us(duration_ms: float) -> int:
+    """As microseconds, within what no time is apart from another."""
+    if not -_AGES_MS <= duration_ms <= _AGES_MS:
+        duration_ms = math.copysign(_AGES_MS, duration_ms)
+    return round(duration_ms * 1000)
 
 
 def _action(decision: Any) -> str:

@@ -7,10 +7,12 @@ Whatever a row is found by is a plain column; what is derived is a view.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 APPLICATION_ID = 0x74724178  # "trAx"
 FORMAT = 1
+LARGEST = sys.float_info.max  # JSON knows no infinity
 
 
 class Table(NamedTuple):
@@ -146,20 +148,21 @@ INDEXES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 VIEWS: dict[str, str] = {
-    "costs_by_node": """
+    "costs_by_node": f"""
 WITH sizes AS (
-  SELECT node, branch, count(*) AS executions, sum(duration_ms) AS total_duration_ms,
+  SELECT node, branch, count(*) AS executions, min(sum(duration_ms), {LARGEST}) AS total_duration_ms,
          max(duration_ms) AS longest_duration_ms
     FROM steps GROUP BY node, branch
 ), ranked AS (
   SELECT node, branch, duration_ms, row_number() OVER (PARTITION BY node, branch ORDER BY duration_ms) AS place
     FROM steps
 ), medians AS (
-  SELECT r.node, r.branch, avg(r.duration_ms) AS median_duration_ms
+  SELECT r.node, r.branch, min(avg(r.duration_ms), {LARGEST}) AS median_duration_ms
     FROM ranked r JOIN sizes s ON s.node = r.node AND s.branch IS r.branch
    WHERE r.place IN ((s.executions + 1) / 2, (s.executions + 2) / 2) GROUP BY r.node, r.branch
 ), costs AS (
-  SELECT node, branch, count(DISTINCT trace_id) AS runs, sum(NOT success) AS failures, sum(token_cost) AS token_cost
+  SELECT node, branch, count(DISTINCT trace_id) AS runs, sum(NOT success) AS failures,
+         min(sum(token_cost), {LARGEST}) AS token_cost
     FROM steps GROUP BY node, branch
 )
 SELECT s.node, s.branch, runs, executions, failures, total_duration_ms, median_duration_ms, longest_duration_ms,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eventstore import log
 from eventstore.database import Database
-from eventstore.errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, Trimmed
+from eventstore.errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, Trimmed, ValueRefused
 from eventstore.log import Head, TraceRow
 
 PAGE_ROWS = 500
@@ -19,7 +19,8 @@ CHOSEN = "SELECT id FROM trace WHERE (?1 IS NULL OR name = ?1) AND (?2 IS NULL O
 PARENTS = "SELECT id, parent FROM trace WHERE parent IS NOT NULL"
 RUN = (
     "SELECT t.id, t.trace_id, t.name, t.parent, t.fork_seq, t.created_us, t.status, p.trace_id,"
-    " coalesce((SELECT max(seq) FROM root WHERE root.trace = t.id), 0) FROM trace t"
+    " coalesce((SELECT max(seq) FROM root WHERE root.trace = t.id), 0),"
+    " EXISTS (SELECT 1 FROM checkpoint c WHERE c.trace = t.id) FROM trace t"
     " LEFT JOIN trace p ON p.id = t.parent WHERE t.id = ?"
 )
 CHECKPOINTS = (
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     row: TraceRow
     parent_trace_id: str | None
     root_seq: int
+    has_checkpoints: bool
     head: Head
     damage: LogCorrupted | None = None
 
@@ -44,8 +46,13 @@ class Run(NamedTuple):
 def chosen(database: Database, trace_ids: Sequence[str] | None, name: str | None, status: str | None) -> list[int]:
     """The row ids of the runs named (None: of all of that name and status) and of all they were forked from.
 
-    Raises TraceNotFound, TraceErased.
+    Raises TraceNotFound, TraceErased, ValueRefused.
     """
+    for what, text in (("name", name), ("status", status)):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise ValueRefused(what, f"{text!r} holds a lone surrogate") from None
     with database.reader() as connection:
         if trace_ids is None:
             found: set[Any] = {row_id for (row_id,) in connection.execute(CHOSEN, (name, status))}
@@ -67,11 +74,11 @@ def looked_at(database: Database, row_ids: Sequence[int], path: str) -> list[Run
             found: Any = connection.execute(RUN, (row_id,)).fetchone()
             if found is None:
                 continue
-            row, parent, root = TraceRow._make(found[:7]), found[7], found[8]
+            row, place = TraceRow._make(found[:7]), (found[7], found[8], bool(found[9]))
             try:
-                runs.append(Run(row, parent, root, log.head(connection, row)))
+                runs.append(Run(row, *place, log.head(connection, row)))
             except LogCorrupted as error:
-                runs.append(Run(row, parent, root, Head(0, b"", row.created_us), error))
+                runs.append(Run(row, *place, Head(0, b"", row.created_us), error))
     return runs
 
 

@@ -4,7 +4,8 @@ The standard library's SQLite is another one than the log's, and two of them in 
 locks on a file: so the target is checked (`analysis_check`) before anything opens it. A new file is loaded without
 indexes and syncs, its words indexed on a thread beside the reading (one statement, which holds no interpreter
 lock); at the end it gets indexes and triggers, and from then on the words follow by themselves. Bulk rows go in by
-`executemany`: three times as fast as `insert_all`, measured.
+`executemany`: three times as fast as `insert_all`, measured. Whether the file still is a new one is looked at in
+every transaction: another export may have finished it meanwhile.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ TRIGGERS = {
     "messages_ad": f"CREATE TRIGGER messages_ad AFTER DELETE ON messages BEGIN {_TAKE} END",
     "messages_au": f"CREATE TRIGGER messages_au AFTER UPDATE ON messages BEGIN {_TAKE} {_ADD} END",
 }
+TRIGGER_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
 MERGE_WORDS = "INSERT INTO messages_fts (messages_fts, rank) VALUES ('automerge', ?)"
 
 
@@ -71,12 +73,12 @@ class Target:
             connection = sqlite3.connect(self._file, timeout=WAIT_S, check_same_thread=False)
             try:
                 self._db: Database = sqlite_utils.Database(connection, execute_plugins=False)
-                self._is_bare = is_new or not self._rows(OTHERS)[0][0]
+                self._is_bare = self._syncs_at_the_end = is_new or not self._rows(OTHERS)[0][0]
+                self._has_triggers = False
                 connection.execute("PRAGMA synchronous = " + ("OFF" if self._is_bare else "NORMAL"))
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 connection.execute("PRAGMA secure_delete = ON")
                 self._create()
-                self._has_triggers = TRIGGERS.keys() <= {trigger.name for trigger in self._db.triggers}
             except BaseException:
                 connection.close()
                 raise
@@ -120,8 +122,8 @@ class Target:
         """All or nothing, beside no other writer. Raises StoreBusy, StorageFull, StorageError."""
         with self._errors():
             connection = self._db.conn
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                self._begin()
                 yield
                 self._settle()
                 connection.execute("COMMIT")
@@ -132,6 +134,18 @@ class Target:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def _begin(self) -> None:
+        """Keep others from writing, and see what they have made of the file."""
+        connection = self._db.conn
+        while True:
+            connection.execute("BEGIN IMMEDIATE")
+            self._has_triggers = TRIGGERS.keys() <= {row[0] for row in self._rows(TRIGGER_NAMES)}
+            if not (self._has_triggers and self._is_bare):
+                return
+            connection.execute("ROLLBACK")  # how to sync cannot be changed inside
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._is_bare = False
 
     def _settle(self) -> None:
         """Wait for the words of what was written last."""
@@ -159,8 +173,17 @@ class Target:
 
     def open_barriers(self, trace_id: str) -> dict[str, list[Any]]:
         """The rows of the run's undecided barriers, by id."""
-        sql = "SELECT * FROM barriers WHERE trace_id = ? AND decided_seq IS NULL ORDER BY raised_seq"
+        sql = "SELECT * FROM barriers WHERE trace_id = ? AND decided_at IS NULL ORDER BY raised_seq"
         return {row[1]: list(row) for row in self._rows(sql, (trace_id,))}
+
+    def beginning(self, trace_id: str) -> tuple[str, str, str | None, int | None, str]:
+        """What the run is known by beside its id, and up to when it is exported.
+
+        Its name, when it started, what it was forked from and where, when it was updated.
+        """
+        sql = "SELECT name, started_at, parent_trace_id, fork_seq, updated_at FROM runs WHERE trace_id = ?"
+        name, started_at, parent, fork_seq, updated_at = self._rows(sql, (trace_id,))[0]
+        return name, started_at, parent, fork_seq, updated_at
 
     def checkpoints(self, trace_id: str) -> Iterator[Cells]:
         """The run's checkpoints as rows, by seq and id."""
@@ -221,13 +244,12 @@ class Target:
                 for name, sql in TRIGGERS.items():
                     self._db.execute(f"DROP TRIGGER IF EXISTS {name}")
                     self._db.execute(sql)
-                self._has_triggers = True
 
     def close(self) -> None:
         """Close the file; one that was loaded without syncs is synced now."""
         self._helper.shutdown()
         self._db.close()
-        if self._is_bare:
+        if self._syncs_at_the_end:
             found = os.open(self._file, os.O_RDONLY)
             try:
                 os.fsync(found)

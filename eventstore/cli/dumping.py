@@ -27,7 +27,8 @@ from .output import Output, count, visible
 from .stopping import INTERRUPTED
 
 SQLITE = b"SQLite format 3\0"
-SIDES = ("", "-wal", "-shm", "-lock", "-owners")
+WAL = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+SIDES = ("-wal", "-shm", "-journal", "-lock", "-owners")
 
 
 @click.command()
@@ -104,13 +105,33 @@ def _destination(store_path: str, file: str) -> Iterator[BinaryIO]:
 
 
 def _check_target(store_path: str, target: Path) -> None:
-    """Refuse to write over an event store. Raises click.UsageError."""
-    if any(target.resolve() == Path(f"{store_path}{side}").resolve() for side in SIDES):
-        raise click.UsageError(visible(f"{target} is the event store itself"))
+    """Refuse to write over an event store, this one or another, and over what belongs to one. Raises UsageError."""
+    real = os.path.realpath(store_path)  # SQLite keeps its side files beside the file, not beside a link to it
+    for beside in {store_path, real}:
+        if any(_is_same(target, Path(f"{beside}{side}")) for side in ("", *SIDES)):
+            raise click.UsageError(visible(f"{target} is the event store itself"))
     if target.is_file():
-        with target.open("rb") as stream:
-            if stream.read(len(SQLITE)) == SQLITE:
-                raise click.UsageError(visible(f"{target} is an SQLite file; remove it first if it is not needed"))
+        beginning = _beginning(target)
+        if beginning == SQLITE or beginning.startswith(WAL):
+            raise click.UsageError(visible(f"{target} is an SQLite file; remove it first if it is not needed"))
+    for name in (target.absolute(), target.resolve()):
+        for side in SIDES:
+            owner = Path(str(name).removesuffix(side))
+            if owner != name and owner.is_file() and _beginning(owner) == SQLITE:
+                raise click.UsageError(visible(f"{target} belongs to {owner}, an SQLite file; give another name"))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are one file, by whatever names; a file that is not there is known by its name."""
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return one.resolve() == other.resolve()
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(len(SQLITE))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,9 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, DecodeError
+from msgspec.json import decode as json_decode
 
 from eventstore.codec import (
+    MAX_DEPTH,
     Row,
     check_cost,
     check_key,
@@ -28,7 +30,7 @@ from eventstore.codec import (
 from eventstore.control import ENDED, control_deltas, status_of
 from eventstore.errors import ValueRefused
 from eventstore.event import DeltaOp, DeltaSource
-from eventstore.fold import MISSING, advance, apply, apply_control, shape_of
+from eventstore.fold import INT_MAX, INT_MIN, MISSING, advance, apply, apply_control, shape_of
 from eventstore.opaque import Opaque
 from eventstore.pending import Statement, control_growth_bytes
 from eventstore.policy import FoldInput
@@ -43,6 +45,12 @@ if TYPE_CHECKING:
     from eventstore.bases import Folded, Restored
 
 MAX_EPOCH = 2**53
+MOST_CLAIMS = 2**20
+"""How far an epoch can rise without an event of it: a claim that appends nothing raises the lease's alone.
+
+An event has room for twice as many: those of a lease that was loaded, and those after it."""
+CONTROL_DEPTH = MAX_DEPTH + 2
+"""Control keeps a recorded value in a list of pairs."""
 OPS = {op.value for op in DeltaOp}
 SOURCES = {source.value for source in DeltaSource}
 REDUCERS = {reducer.value for reducer in Reducer}
@@ -246,7 +254,7 @@ class Admission:
                 raise ValueError(f"barrier {event.barrier_id} is decided, and is not pending")
         elif kind == "trace_ended" and event.status not in ENDED:
             raise ValueError(f"status {event.status!r} is none of {', '.join(sorted(ENDED))}")
-        elif kind == "owner_changed" and not control.get("epoch", 0) < event.epoch <= MAX_EPOCH:
+        elif kind == "owner_changed" and not 0 < event.epoch - control.get("epoch", 0) <= 2 * MOST_CLAIMS:
             raise ValueError(f"epoch {event.epoch} does not follow {control.get('epoch', 0)}")
         elif kind == "trace_reopened" and control.get("status") not in ENDED:
             raise ValueError("a trace is reopened that has not ended")
@@ -260,7 +268,7 @@ def _check_clears(clears: Any) -> None:
     """What a visit leaves can be cleared; where the trace stands cannot."""
     for key in clears:
         if key in PROTECTED or key.startswith(PROTECTED_PREFIXES):
-            raise ValueError(f"it clears {key!r}")
+            raise ValueError(f"its `clears` has {key!r}, which no visit leaves")
 
 
 def _check_puts(control: Mapping[str, Any], clears: list[str], puts: Mapping[str, Any]) -> None:
@@ -306,6 +314,29 @@ def normalised(key: str, value: Any) -> int:
     if live is not value and msgpack_encode(live) != msgpack_encode(value):
         raise ValueRefused(key, "it holds what is no JSON value")
     return size
+
+
+def check_held(key: str, value: Any, max_depth: int = MAX_DEPTH) -> None:
+    """Raise ValueRefused unless the log can hold that value, however large it has grown over many appends."""
+    if type(value) is Opaque:
+        normalise(key, value)
+        return
+    try:
+        packed = msgpack_encode(value)
+        is_json = msgpack_encode(json_decode(json_encode(value))) == packed
+    except (TypeError, UnicodeEncodeError, OverflowError, RecursionError, DecodeError):
+        is_json = False
+    if not is_json:
+        raise ValueRefused(key, "it holds what is no JSON value")
+    level, depth = [value], 0
+    while level:
+        if any(type(item) is int and not INT_MIN <= item <= INT_MAX for item in level):
+            raise ValueRefused(key, "it holds an integer beyond 64 bits")
+        level = [item for item in level if type(item) is dict or type(item) is list]
+        depth += bool(level)
+        if depth > max_depth:
+            raise ValueRefused(key, f"nested deeper than {max_depth}")
+        level = [child for item in level for child in (item.values() if type(item) is dict else item)]
 
 
 def decoded(body: bytes, n: int) -> list[Row]:

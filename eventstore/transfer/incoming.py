@@ -3,12 +3,16 @@
 Each commit extends the digest of the one before it, from the trace's id, its parent's digest at the fork, or its
 root's. What stands in the store already must be the same commit; what does not is checked, folded and inserted
 through the schema's guards, with the projections that it moves and the base that the fold policy asks for there.
+Whoever adds a commit adds its checkpoints and its lease with it: of a trace that is there already nothing is
+touched, so what was pruned, trimmed or decided here since does not come back. A commit of whose checkpoints or
+lease a line does not hold is taken back for that, to come whole the next time.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -42,7 +46,7 @@ from eventstore.record import ExecutionMetadata
 from eventstore.retention import INSERT_ROOT
 from eventstore.writer import INSERT_ROW, INSERT_TRACE, SET_STATUS, TRACE_ROW
 
-from .admission import MAX_EPOCH, Admission, check_control, decoded, normalised
+from .admission import CONTROL_DEPTH, MAX_EPOCH, MOST_CLAIMS, Admission, check_control, check_held, decoded
 from .lines import (
     CheckpointLine,
     ClosedLine,
@@ -58,12 +62,11 @@ if TYPE_CHECKING:
 MAX_AT_US = 253_402_300_799_999_999
 """The end of the year 9999."""
 ROW_OF = "SELECT n, digest FROM log WHERE trace = ? AND first_seq = ?"
-CHECKPOINT = "SELECT trace, seq, node, triggers, metadata FROM checkpoint WHERE checkpoint_id = ?"
+CHECKPOINT = "SELECT trace, seq FROM checkpoint WHERE checkpoint_id = ?"
 ADD_CHECKPOINT = (
     "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
-SET_CHECKPOINT = "UPDATE checkpoint SET node = ?, triggers = ?, metadata = ? WHERE checkpoint_id = ?"
 OFFER = (
     "INSERT INTO lease (trace, epoch, due_us) VALUES (?1, ?2, ?3)"
     " ON CONFLICT (trace) DO UPDATE SET epoch = max(epoch, ?2), due_us = ?3 WHERE owner IS NULL"
@@ -110,6 +113,10 @@ class Incoming:
         self.lease: LeaseLine | None = None
         self.commits = self.checkpoints = 0
         self.has_added = self.was_there = False
+        self.is_new = False  # the last commit was added by this load
+        self.kept: tuple[TraceRow | None, int, int, bool] | None = (
+            None  # what it was before, while it can be taken back
+        )
         self.version = self.begin = line.fork_seq
         self.at_us = 0
         self.digest = chain.genesis(line.trace_id)
@@ -144,8 +151,9 @@ class Incoming:
 
     def look_again(self) -> None:
         """At the beginning of a batch: others may have written since the last one."""
+        self.kept = None
         self._find()
-        if self.stands_at != self.version:
+        if self.stands_at != self.version and not (self.row is None and self.root is not None):
             self.fold = None
         if self.row is not None and not self.was_there and not self.has_added:  # another load was first
             self.was_there = True
@@ -218,11 +226,13 @@ class Incoming:
                 control, state = line.control, line.state
             for key, value in state.items():
                 check_key(key)
-                normalised(key, value)
+                check_held(key, value)
             for key, value in control.items():
-                normalised(key, value)
+                check_held(key, value, CONTROL_DEPTH)
             check_control(control, self.line.name)
-        except (ValueError, TypeError) as error:
+            if control.get("epoch", 0) > line.seq * 2 * MOST_CLAIMS:
+                raise ValueError(f"epoch {control['epoch']} at seq {line.seq}")
+        except (ValueError, TypeError, RecursionError) as error:
             raise self.malformed(f"a root that no trim could write: {error}") from None
         return digest, control, state
 
@@ -247,6 +257,8 @@ class Incoming:
         except ValueError as error:
             raise self.malformed(str(error)) from None
         if first_seq <= self.stands_at:
+            self.settle()
+            self.is_new = False
             self._compare(first_seq, n, digest)
         else:
             self._add(first_seq, n, append_id, at_us, digest, body)
@@ -292,8 +304,11 @@ class Incoming:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, EventStoreError) as error:
             self.fold = None
             raise self.malformed(f"no append could write this: {error}") from None
+        before = self.row, self.stands_at, n, self.has_added
         row = self._insert((first_seq, n, append_id, at_us, digest, as_column(body)), statements)
-        self.has_added, self.stands_at = True, first_seq + n - 1
+        self.kept = before
+        self.has_added = self.is_new = True
+        self.stands_at = first_seq + n - 1
         self.loading.commits += 1
         self.loading.events += n
         fold.tail_rows += 1
@@ -304,23 +319,46 @@ class Incoming:
 
     def _insert(self, values: tuple[Any, ...], statements: list[Statement]) -> TraceRow:
         """The row and what moves with it, all or nothing; the schema's guards have the last word."""
-        connection, row = self.connection, self.row
-        is_alone = row is not None and not statements
-        try:
-            if not is_alone:
-                connection.execute("SAVEPOINT one")
-            row = row or self._begin_trace()
-            connection.execute(INSERT_ROW, (row.id, *values))
+        self.settle()
+        with self._savepoint():
+            row = self.row or self._begin_trace()
+            self.connection.execute(INSERT_ROW, (row.id, *values))
             for sql, parameters in statements:
-                connection.execute(sql, tuple(row.id if item is TRACE_ROW else item for item in parameters))
-        except apsw.ConstraintError as error:
-            if not is_alone:
-                connection.execute("ROLLBACK TO one")
-            raise self.malformed(f"the store's guards refuse it: {error}") from None
-        finally:
-            if not is_alone and connection.in_transaction:
-                connection.execute("RELEASE one")
+                self.connection.execute(sql, tuple(row.id if item is TRACE_ROW else item for item in parameters))
         return row
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """All or nothing; when all, it stays open. Raises MalformedDump, TraceDiffers."""
+        self.connection.execute("SAVEPOINT one")
+        try:
+            yield
+        except apsw.ConstraintError as error:
+            self._roll_back()
+            raise self.malformed(f"the store's guards refuse it: {error}") from None
+        except EventStoreError:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        self.connection.execute("ROLLBACK TO one")
+        self.connection.execute("RELEASE one")
+
+    def settle(self) -> None:
+        """The last commit is whole: it stays."""
+        if self.kept is not None:
+            self.connection.execute("RELEASE one")
+            self.kept = None
+
+    def take_back(self) -> None:
+        """Undo the last commit, if this batch added it: a line that belongs to it does not hold."""
+        if self.kept is None:
+            return
+        self._roll_back()
+        self.row, self.stands_at, n, self.has_added = self.kept
+        self.kept, self.fold = None, None
+        self.loading.commits -= 1
+        self.loading.events -= n
 
     def _begin_trace(self) -> TraceRow:
         """The trace's row, with its root, inside the caller's savepoint."""
@@ -364,43 +402,46 @@ class Incoming:
                 normalise("checkpoint", text)
             if not 0 <= line.created_us <= MAX_AT_US:
                 raise ValueError("its time is out of range")
-            if line.seq != self.version and not self._is_early(line.seq):
-                raise ValueError(f"it stands at seq {line.seq}, and no commit before it ends there")
+            is_there = self._holds(line.seq)
         except (msgspec.DecodeError, ValueError) as error:
             raise self.malformed(f"checkpoint {line.checkpoint_id}: {error}") from None
         metadata = None if cost is None else bytes(line.metadata).decode()
         if self.row is None:
-            self.early.append((line, metadata))
-        elif line.seq <= self.stands_at:
+            if is_there:
+                self.early.append((line, metadata))
+        elif is_there and self.is_new:
             self._put_checkpoint(self.row, line, metadata)
 
-    def _is_early(self, seq: int) -> bool:
-        """Whether a boundary of the history that the trace shares is there."""
-        if self.parent is None or not 0 < seq <= self.line.fork_seq:
-            return False
+    def _holds(self, seq: int) -> bool:
+        """Whether a checkpoint can stand there in the store. Raises ValueError where none ever could."""
+        is_shared = self.parent is not None and 0 < seq <= self.line.fork_seq
+        if seq < 1 or (seq != self.version and not is_shared):
+            raise ValueError(f"it stands at seq {seq}, and no commit before it ends there")
+        if not is_shared or self.parent is None:
+            return seq >= self.root_seq
         try:
             log.boundary(self.connection, self.parent, seq)
-        except (NotAStepBoundary, Trimmed):
+        except NotAStepBoundary:
+            raise ValueError(f"it stands at seq {seq}, where no commit of its parent ends") from None
+        except Trimmed:
             return False
         return True
 
     def _put_checkpoint(self, row: TraceRow, line: CheckpointLine, metadata: str | None) -> None:
-        """Add it; one that is there and says less is made to say as much."""
-        triggers = bytes(line.triggers).decode()
+        """Add it. Raises TraceDiffers where another one has its id."""
         found: Any = self.connection.execute(CHECKPOINT, (line.checkpoint_id,)).fetchone()
         if found is None:
+            triggers = bytes(line.triggers).decode()
             values = (line.checkpoint_id, row.id, line.seq, line.node, line.graph_hash, triggers, metadata)
             self.connection.execute(ADD_CHECKPOINT, (*values, line.created_us))
-            return
-        trace, seq, node, has, cost = found
-        if (trace, seq) != (row.id, line.seq):
+        elif found != (row.id, line.seq):
             raise TraceDiffers(self.trace_id, line.seq, f"the store has checkpoint {line.checkpoint_id} elsewhere")
-        if (node, has, cost) != (line.node, triggers, metadata) and set(json.loads(has)) <= set(json.loads(triggers)):
-            self.connection.execute(SET_CHECKPOINT, (line.node, triggers, metadata, line.checkpoint_id))
 
     def take_lease(self, line: LeaseLine) -> None:
-        if self.lease is not None or not 0 < line.epoch <= MAX_EPOCH or not 0 <= (line.due_us or 0) <= MAX_AT_US:
+        if self.lease is not None or not 0 < line.epoch <= MAX_EPOCH:
             raise self.malformed("its lease is out of range, or its second one")
+        if self.fold is not None and line.epoch > (epoch := self.fold.control.get("epoch", 0)) + MOST_CLAIMS:
+            raise self.malformed(f"its lease has epoch {line.epoch}, and its commits end with epoch {epoch}")
         self.lease = line
 
     def close(self, line: ClosedLine) -> None:
@@ -411,15 +452,22 @@ class Incoming:
         if self.row is None:
             if self.root is None:
                 raise self.malformed("it has no commits")
-            self._begin_trace()
-            self.has_added, self.stands_at = True, self.version
+            with self._savepoint():
+                self._begin_trace()
+            self.connection.execute("RELEASE one")
+            self.has_added = self.is_new = True
+            self.stands_at = self.version
+        self.settle()
         assert self.row is not None
-        if self.stands_at != self.version:
-            return  # the store knows more of it than the dump
-        if self.lease is not None:
-            self.connection.execute(OFFER, (self.row.id, self.lease.epoch, self.lease.due_us))
-        elif self.has_added:
+        if self.stands_at != self.version or not self.is_new or self.fold is None:
+            return  # the store knows as much of it as the dump, or more
+        if self.lease is None:
             self.connection.execute(END_FREE, (self.row.id,))
+            return
+        retries = [value for key, value in self.fold.control.items() if key.startswith("retry/")]
+        is_due = any(self.lease.due_us == retry.get("at_us") for retry in retries)
+        due_us = self.lease.due_us if is_due else None  # nothing in the log waits for any other time
+        self.connection.execute(OFFER, (self.row.id, self.lease.epoch, due_us))
 
     @property
     def outcome(self) -> str:

@@ -4,8 +4,9 @@ Nothing in a dump is believed: each commit's digest is computed anew from the on
 parent's digest at the fork), its events are held to the limits and the order that appends are held to, and folded.
 What is there already is compared and passed over, so a load can be repeated, and one that was killed goes on. Rows
 go in a batch a transaction, each with the projections it moves; the fold policy is asked at every commit, so a
-restore costs no more than in the original. A line that does not hold ends its trace at the commit before it. Only
-a trimmed trace's root has nothing to be checked against: it is trusted.
+restore costs no more than in the original. A line that does not hold ends its trace at the last commit before it
+that is there with its checkpoints and its lease; a trace that has all of the dump's commits is not touched. Only a
+trimmed trace's root has nothing to be checked against: it is trusted.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ import apsw
 import msgspec
 
 from eventstore import log
-from eventstore.codec import (
-    check_key,
-)
+from eventstore.codec import MAX_BODY_BYTES, check_key
 from eventstore.database import FORMAT as FILE_FORMAT
 from eventstore.definition import graph_hash as hash_of
 from eventstore.errors import (
@@ -58,10 +57,14 @@ from .lines import (
 if TYPE_CHECKING:
     from eventstore.store import Store
 
-MAX_LINE_BYTES = 1024 * 1024 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
+MAX_LINE_BYTES = MAX_BODY_BYTES // 3 * 4 + 64 * 1024
+"""What a commit can take: its body as base64, and the rest."""
+MAX_ROOT_BYTES = 1024 * 1024 * 1024
+"""A state has grown over many commits; more than that, no row of SQLite holds."""
 BATCH_LINES = 512
 BATCH_BYTES = 4 * 1024 * 1024
-MOST_BATCH_LINES = 16 * BATCH_LINES
+MOST_BATCH = 16
 # A number that no trace ever has; nor -1, which is what a trigger sees of a trace before it has one.
 STONE_ROW = "SELECT min(-1, coalesce(min(trace), -1)) - 1 FROM tombstone"
 STARTS = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"eventstore"\s*:')
@@ -107,6 +110,9 @@ def load(
     `on_trace`: is told each trace's id and what became of it: added, continued, present, refused. `on_bad`: is
     told of what cannot be loaded (MalformedDump; TraceDiffers; TraceErased) and the rest goes on; without it the
     first one is raised, and what was loaded before it stays.
+
+    A checkpoint comes with the commit that it stands at: what is there already gets none, and its own stay as they
+    are. So does its lease; of a run that is added or goes on, a due time that no retry of it waits for is dropped.
 
     A root of a trimmed trace cannot be verified by the chain: it is trusted, so load such dumps from those whom
     you trust. Raises MalformedDump for what is no dump, or one of a newer version; storage errors.
@@ -180,39 +186,52 @@ OTHERS: dict[str, type[Any]] = {
     "tombstone": TombstoneLine,
     "end": EndLine,
 }
+COMMIT = b'{"commit"'
+BETWEEN_TRACES = (b'{"trace"', b'{"tombstone"', b'{"end"')
 OF_A_TRACE = ("root", "checkpoint", "lease", "closed")
 
 
 class _Lines(list[tuple[int, bytes]]):
-    """A batch; `is_last`: the file ends with it, `broken` says how if not well."""
+    """A batch; `is_last`: the file ends with it, `broken` says how if not well, `in_commit`: inside a commit's line."""
 
     is_last = False
     broken = ""
+    in_commit = False
 
 
 def _batches(lines: BinaryIO) -> Iterator[_Lines]:
-    """The lines with their numbers; a commit and its checkpoints are never parted."""
-    batch, size, number = _Lines(), 0, 0
+    """The lines with their numbers. The header comes alone; a commit and what belongs to it are never parted."""
+    batch, size, number, limit = _Lines(), 0, 0, MAX_HEADER_BYTES
     while True:
         number += 1
         try:
-            line = lines.readline(MAX_LINE_BYTES + 1)
+            line = lines.readline(limit + 1)
+            if len(line) > limit > MAX_HEADER_BYTES and line.startswith(b'{"root"'):
+                limit = MAX_ROOT_BYTES
+                line += lines.readline(limit + 1 - len(line))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             line, batch.broken = b"", f"the gzip stream ends or breaks here: {error}"
-        if len(line) > MAX_LINE_BYTES:
-            line, batch.broken = b"", f"the line is longer than {MAX_LINE_BYTES} bytes"
+        if len(line) > limit:
+            batch.in_commit = line.startswith(COMMIT)
+            line, batch.broken = b"", f"the line is longer than {limit} bytes"
         if not line:
             batch.append((number, b""))
             batch.is_last = True
             yield batch
             return
         is_full = len(batch) >= BATCH_LINES or size >= BATCH_BYTES
-        if is_full and (not line.startswith(b'{"checkpoint"') or len(batch) >= MOST_BATCH_LINES):
+        is_over = len(batch) >= MOST_BATCH * BATCH_LINES or size >= MOST_BATCH * BATCH_BYTES
+        if is_over or (is_full and line.startswith((COMMIT, *BETWEEN_TRACES))):
             yield batch
             batch, size = _Lines(), 0
-        if not line.isspace():
-            batch.append((number, line))
-            size += len(line)
+        if line.isspace():
+            continue
+        batch.append((number, line))
+        size += len(line)
+        if limit == MAX_HEADER_BYTES:
+            yield batch
+            batch, size = _Lines(), 0
+        limit = MAX_LINE_BYTES
 
 
 class _Load(Loading):
@@ -230,6 +249,7 @@ class _Load(Loading):
         self.outcomes: list[tuple[str, str]] = []
         self.open: Incoming | None = None
         self.skipping = False
+        self.goes_on = False  # the line is a commit's, so that nothing of the one before it is missing
 
     def counts(self) -> LoadCounts:
         return LoadCounts(**self.traces, commits=self.commits, events=self.events, tombstones=self.stones,
@@ -247,6 +267,7 @@ class _Load(Loading):
             if self.is_strict and self.problems:
                 return
         if batch.is_last:
+            self.goes_on = batch.in_commit
             self.guarded(lambda: self.finish(batch.broken))
 
     def guarded(self, work: Callable[[], None]) -> None:
@@ -263,6 +284,10 @@ class _Load(Loading):
         self.problems.append(error)
         self.skipping = True
         if self.open is not None:
+            if self.goes_on:
+                self.open.settle()
+            else:
+                self.open.take_back()
             trace_id, self.open = self.open.trace_id, None
             self.outcome(trace_id, "refused")
 
@@ -276,8 +301,9 @@ class _Load(Loading):
         return MalformedDump(self.line, reason, self.open.trace_id, self.open.version + 1)
 
     def one(self, line: bytes) -> None:
+        self.goes_on = line.startswith(COMMIT)
         try:
-            if line.startswith(b'{"commit"'):
+            if self.goes_on:
                 commit = _commit(line).commit
             else:
                 commit, other = None, _other(line.removeprefix(b"\xef\xbb\xbf") if self.line == 1 else line)
@@ -374,6 +400,7 @@ class _Load(Loading):
             self.problems.append(self.malformed(f"the dump is cut short: {reason}"))
 
     def take_damaged(self, damaged: DamagedLine) -> None:
+        self.goes_on = True
         raise self.malformed(f"trace {damaged.trace_id} was damaged when it was dumped: {damaged.reason}")
 
     def take_graph(self, graph: GraphLine) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from eventstore import chain, log
 from eventstore.bases import root_checksum
-from eventstore.codec import decode_rows, json_encode
+from eventstore.codec import decode_rows, json_encode, normalise
 from eventstore.database import FORMAT as FILE_FORMAT
 from eventstore.errors import EventStoreError, LogCorrupted, Trimmed
 from eventstore.event import JsonRecord, utc
@@ -97,7 +97,8 @@ def dump(
     was trimmed or erased meanwhile), which the dump then holds up to there; without it the error is raised, and
     the dump has no last line.
 
-    Raises TraceNotFound, TraceErased, Trimmed, LogCorrupted, storage errors, and what `out` raises.
+    Raises ValueRefused (before anything is written), TraceNotFound, TraceErased, Trimmed, LogCorrupted, storage
+    errors, and what `out` raises.
 
     >>> import io
     >>> from eventstore import open
@@ -108,6 +109,9 @@ def dump(
     >>> counts.traces, counts.commits, [line[:12] for line in out.getvalue().splitlines()]
     (1, 1, [b'{"eventstore', b'{"trace":{"t', b'{"commit":{"', b'{"closed":{"', b'{"end":{"tra'])
     """
+    for what, text in (("name", name), ("status", status)):
+        if text is not None:
+            normalise(what, text)
     whole = trace_ids is None and name is None and status is None
     writing = _Dump(store, out)
     writing.header(whole)
