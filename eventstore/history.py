@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from .codec import decode_event, decode_rows, decode_some
-from .event import BarrierDecided, NodeExecuted, StateDelta, TraceStarted, utc
+from .event import EPOCH, BarrierDecided, NodeExecuted, StateDelta, TraceStarted, utc
 from .log import LogRow
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import RecordedEvent
@@ -85,7 +85,7 @@ def _entry(
     return ExecutionEntry(
         step,
         node,
-        at - timedelta(milliseconds=event.duration_ms),
+        _begun(at, event.duration_ms),
         at,
         event.success,
         event.error,
@@ -94,6 +94,14 @@ def _entry(
         branch,
         event.attempt,
     )
+
+
+def _begun(at: datetime, duration_ms: float) -> datetime:
+    """When what ended at `at` began; 1970 where that is longer ago than there are dates."""
+    try:
+        return at - timedelta(milliseconds=duration_ms)
+    except OverflowError:
+        return EPOCH
 
 
 def owner_of(trace_id: str, ancestors: Sequence[tuple[str, int]], seq: int) -> str:

@@ -62,3 +62,10 @@ def test_time_never_goes_back_within_a_trace(store, trace, monkeypatch, raw):
     store.fork("t1")
     times = [at for (at,) in raw.execute("SELECT at_us FROM log ORDER BY id")]
     assert times == sorted(times) and times[-1] == times[-3]
+
+
+def test_a_duration_longer_than_there_are_dates_can_be_read(trace):
+    with trace.step("work") as step:
+        step.record(duration_ms=1e300)
+    assert trace.entries()[-1].metadata.duration_ms == 1e300
+    assert trace.timeline().spans[-1].duration_ms >= 0
