@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, Literal
 
+import msgspec
 from msgspec import UNSET
 
 from .codec import same
@@ -22,6 +23,13 @@ DivergenceKind = Literal["value", "route", "call", "error", "graph"]
 Write = tuple[str, str, Any]
 """One delta as it is compared: key, op, value."""
 SHOWN_CHARACTERS = 60
+HIDDEN = "(hidden)"
+ONE_MORE = "the log has one call more"
+NOT_RECORDED = "a call that failed is not recorded"
+MAYBE_REDACTED = "the log holds redacted values, and so this visit may have been given one"
+NO_FALLBACK = "it failed"
+SAID = frozenset({ONE_MORE, NOT_RECORDED, MAYBE_REDACTED, NO_FALLBACK})
+"""Reasons without a word of what a run worked on."""
 
 
 class Divergence(JsonRecord, frozen=True):
@@ -32,8 +40,10 @@ class Divergence(JsonRecord, frozen=True):
 
     - `value`: what `key` holds after the step;
     - `route`: the node that is next, None for the end of the run;
-    - `call`: nothing; `key` is what the log does not hold (`call:NAME`, `now`, `uuid`), so nothing was called;
-    - `error`: nothing; the function raised where the log has a success, or its writes cannot be joined;
+    - `call`: nothing where the log does not hold `key` (`call:NAME`, `now`, `uuid`), so nothing was called; where it
+      holds more calls of that name than were asked for, how many of each;
+    - `error`: nothing; the function raised where the log has a success, its writes cannot be joined, or it would
+      never end;
     - `graph`: the kind of the node; the graph has none of that name, or one of another kind.
 
     `reason`: more in words, where there is more to say.
@@ -54,18 +64,34 @@ class Divergence(JsonRecord, frozen=True):
     produced: Any = UNSET
     reason: str = ""
 
+    def without_values(self) -> Divergence:
+        """The same, with nothing of what the run worked on: no value, no message of an exception.
+
+        >>> print(Divergence(12, 3, "price", "value", "total", 40, 45).without_values())
+        seq 12, step 3, price: 'total' was "(hidden)", now it is "(hidden)"
+        """
+        if self.kind == "value":
+            was, now = (found if found is UNSET else HIDDEN for found in (self.recorded, self.produced))
+            return msgspec.structs.replace(self, recorded=was, produced=now)
+        is_count = self.kind == "call" and self.recorded is not UNSET
+        if self.kind != "graph" and not is_count and self.reason and self.reason not in SAID:
+            return msgspec.structs.replace(self, reason=HIDDEN)
+        return self
+
     def __str__(self) -> str:
         return f"seq {self.seq}, step {self.step}, {self.node}: {self._what()}"
 
     def _what(self) -> str:
+        more = f" ({self.reason})" if self.reason else ""
         if self.kind == "value":
             path, was, now = _narrowed(self.recorded, self.produced)
-            return f"{self.key!r}{path and f' at {path}'} was {shown(was)}, now it is {shown(now)}"
+            return f"{self.key!r}{path and f' at {path}'} was {shown(was)}, now it is {shown(now)}{more}"
         if self.kind == "route":
             was, now = _way(self.recorded), _way(self.produced)
-            return f"the way on was to {was}, now it is to {now}" + (f" ({self.reason})" if self.reason else "")
+            return f"the way on was to {was}, now it is to {now}{more}"
         if self.kind == "call":
-            return f"{self.key} is not in the log, so it was not made" + (f": {self.reason}" if self.reason else "")
+            missed = "is not in the log, so it was not made" if self.recorded is UNSET else "was not asked for"
+            return f"{self.key} {missed}" + (f": {self.reason}" if self.reason else "")
         return self.reason
 
 

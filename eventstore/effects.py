@@ -11,10 +11,14 @@ from .run_event import BranchExecuted, IntentWithdrawn, NodeIntended
 
 
 class Effect(NamedTuple):
-    """What a visit with side effects wrote, and where the run went after it (a branch goes nowhere)."""
+    """What a visit with side effects wrote, and where the run went after it (a branch goes nowhere).
+
+    `chosen`: the node chose that way itself.
+    """
 
     deltas: list[StateDelta]
     next: str | None = None
+    chosen: bool = False
 
 
 Effects = dict[tuple[str, int], Effect | None]
@@ -52,7 +56,7 @@ def effects_after(events: Iterable[RecordedEvent], control: Mapping[str, Any]) -
             found[_visit(event.path, visits)] = Effect(event.deltas)
         elif isinstance(event, NodeExecuted):
             if event.success and event.has_side_effects:
-                found[event.node, visits.get(event.node, 0) + 1] = Effect(list(deltas), event.next)
+                found[event.node, visits.get(event.node, 0) + 1] = Effect(list(deltas), event.next, event.chosen)
             if event.success or event.falls_back:
                 visits[event.node] = visits.get(event.node, 0) + 1
     return found

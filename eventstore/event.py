@@ -196,7 +196,8 @@ class NodeExecuted(JsonRecord, frozen=True, gc=False):
 
     `retry_at_us`: it failed, and is to be tried again then; `since_us`: when its first attempt began;
     `falls_back`: it failed, and the run goes on at `next`; `unrouted`: it ran, and which node is `next` could not
-    be said; `clears`: the control keys that its visit leaves no more.
+    be said; `clears`: the control keys that its visit leaves no more; `chosen`: it chose `next` itself, whatever
+    its edges say.
 
     >>> NodeExecuted("ask", duration_ms=1.5).success
     True
@@ -215,6 +216,7 @@ class NodeExecuted(JsonRecord, frozen=True, gc=False):
     falls_back: bool = False
     unrouted: bool = False
     clears: list[str] = []
+    chosen: bool = False
 
 
 class BarrierRaised(JsonRecord, frozen=True):

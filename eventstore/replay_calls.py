@@ -7,17 +7,21 @@ like an open trace. A call is what a run makes of it, hooks included, but for it
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .codec import Row
 from .commands import Call, Options, Outcome
 from .context import Context
+from .control import with_prefix
 from .errors import EventStoreError, LogCorrupted, StateError
 from .link import fold_rows
 from .log import TraceRow
 from .plan import Node, Plan
 from .reduce import ReducerRegistry
-from .replay_context import ReplayContext
+from .replay_context import ReplayContext, Unrecorded
 from .run_event import ValueRecorded
 from .running import EXITS, Calling, exit_refused
 from .scheduler import Scheduler
@@ -30,6 +34,48 @@ if TYPE_CHECKING:
 
 Recorded = dict[str, list[list[Any]]]
 """By path, `[name, value]` of each value that a row records."""
+MOST_LOOKS = 100_000
+"""How often a call may find that the run is not cancelled; one that waits for that would never end."""
+LAST_WORDS_S = 1.0
+
+
+class Endless(BaseException):
+    """A node waits for a request to cancel that the log does not hold. No `Exception`: nothing goes on after it."""
+
+
+class Watched(ReplayContext):
+    """A context that counts what is asked for, and tells `alarm` when it is not in the log."""
+
+    __slots__ = ("alarm", "asked", "looks")
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.alarm: Callable[[], object] = _nobody
+        self.asked: Counter[str] = Counter()
+        self.looks = 0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the log holds a request to cancel before this visit ended. Raises Endless."""
+        if super().cancelled:
+            return True
+        self.looks += 1
+        if self.looks >= MOST_LOOKS:
+            self.alarm()
+            raise Endless
+        return False
+
+    def _from_log(self, name: str, *more: Any, **named: Any) -> Any:
+        self.asked[f"call:{name}"] += 1
+        return super()._from_log(name, *more, **named)
+
+    def _missing(self, name: str, why: str) -> Unrecorded:
+        missing = super()._missing(name, why)
+        self.alarm()
+        return missing
+
+
+def _nobody() -> None: ...
 
 
 class Position:
@@ -90,6 +136,7 @@ class Recaller(Calling):
         self.position = Position(store.path, row, ReducerRegistry(plan.reducers), store.redact)
         self.rules = Scheduler(plan, cast("Trace", self.position), self, Options(), [], {})
         self._runner = asyncio.Runner()
+        self._resumed: dict[str, int] = {}
 
     def close(self) -> None:
         """End the event loop of async nodes."""
@@ -109,8 +156,8 @@ class Recaller(Calling):
         self.keep(event)
 
     def looks_cancelled(self, is_async: bool) -> bool:
-        """No."""
-        return False
+        """Whether the log holds a request to cancel before the event that tells of the visit."""
+        return "cancel" in self.position.control
 
     # Calling
 
@@ -118,6 +165,16 @@ class Recaller(Calling):
         """What the visit of that path committed at once, `[name, value]` each, in all of its attempts."""
         found: list[list[Any]] = self.position.control.get(f"calls/{path}", [])
         return found
+
+    def begin_attempts(self) -> None:
+        """What was committed at once so far, earlier attempts may have made."""
+        calls = with_prefix(self.position.control, "calls/")
+        self._resumed = {path: len(values) for path, values in calls.items()}
+
+    def own_calls(self, path: str, recorded: Recorded) -> Counter[str]:
+        """How many calls of each name the attempt that succeeded made for certain."""
+        values = [*self.held(path)[self._resumed.get(path, 0) :], *recorded.get(path, ())]
+        return Counter(name for name, _ in values if name.startswith("call:"))
 
     def call(
         self,
@@ -129,7 +186,7 @@ class Recaller(Calling):
         earlier: int,
         item: Any = None,
         index: int | None = None,
-    ) -> tuple[ReplayContext, Draft, BaseException | None]:
+    ) -> tuple[Watched, Draft, BaseException | None]:
         """Call a node (or a branch) on the state as it stands; its context, what it wrote, and how it failed.
 
         `earlier`: how many of the values that the visit committed at once were there before this attempt.
@@ -141,15 +198,37 @@ class Recaller(Calling):
         key = None if intent is None else intent["key"]
         held = self.held(path)
         values = (held[:earlier], held[earlier:], recorded.get(path, ()))
-        context = ReplayContext(self, node, path, draft, occurrence, attempt, key, *values, item, index)
+        context = Watched(self, node, path, draft, occurrence, attempt, key, *values, item, index)
         call = Call(node, context, draft, 0)
         try:
-            outcome = self._runner.run(self._invoke_async(call)) if node.is_async else self.invoke(call)
+            outcome = self._runner.run(self._race(call, context)) if node.is_async else self.invoke(call)
         except BaseException as ended:
-            if context.unrecorded is None:
+            if context.unrecorded is None and context.looks < MOST_LOOKS:
                 raise
-            return context, draft, ended
-        return context, draft, outcome.error
+            return context, draft, _endless(context) or ended
+        return context, draft, _endless(context) or outcome.error
+
+    async def _race(self, call: Call, context: Watched) -> Outcome:
+        """Call an async node, and end it as soon as anything of it asks for what the log does not hold."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_tell_unless_unrecorded)
+        alarm = asyncio.Event()
+        context.alarm = partial(loop.call_soon_threadsafe, alarm.set)
+        task = loop.create_task(self._invoke_async(call))
+        waiter = loop.create_task(alarm.wait())
+        try:
+            await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,), timeout=LAST_WORDS_S)
+            if not task.done():
+                raise Unrecorded(call.context.path)
+            return task.result()
+        finally:
+            waiter.cancel()
+            task.cancel()
+            context.close()
+            context.alarm = _nobody
 
     async def _invoke_async(self, call: Call) -> Outcome:
         context, node = call.context, call.node
@@ -169,3 +248,17 @@ class Recaller(Calling):
         finally:
             context.close()
         return Outcome(error, 0.0)
+
+
+def _endless(context: Watched) -> EventStoreError | None:
+    if context.looks < MOST_LOOKS:
+        return None
+    return EventStoreError(
+        f"{context.path!r} looked {MOST_LOOKS:,} times if the run was cancelled, and the log holds no request before it"
+    )
+
+
+def _tell_unless_unrecorded(loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
+    """What a task of a node that nobody awaits asked for is the divergence already."""
+    if not isinstance(told.get("exception"), Unrecorded | Endless):
+        loop.default_exception_handler(told)

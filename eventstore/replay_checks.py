@@ -7,24 +7,33 @@ is taken, and only the way on is checked. The first thing that differs raises `D
 
 from __future__ import annotations
 
-import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
-from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 from msgspec import UNSET
 
 from . import branching
 from .branching import Branch
 from .codec import Row
 from .control import with_prefix
-from .divergence import Divergence, DivergenceKind, Write, difference, same_writes
+from .divergence import (
+    MAYBE_REDACTED,
+    NO_FALLBACK,
+    NOT_RECORDED,
+    ONE_MORE,
+    Divergence,
+    DivergenceKind,
+    Write,
+    difference,
+    same_writes,
+)
 from .errors import EventStoreError, StateError, ValueRefused
 from .event import NodeExecuted, StateDelta
 from .fold import MISSING, copy_value
 from .plan import Node
-from .replay_calls import Recaller, Recorded
+from .replay_calls import Recaller, Recorded, Watched
 from .replay_context import ReplayContext
 from .run_event import BranchExecuted, NodeRouted
 from .step import Draft, described
@@ -60,6 +69,11 @@ class Diverged(Exception):
         super().__init__()
         self.divergence = Divergence(*place, kind, key, recorded, produced, reason)
 
+    def doubt(self, why: str) -> None:
+        """Say why that may be no difference of the functions."""
+        reason = f"{self.divergence.reason}; {why}" if self.divergence.reason else why
+        self.divergence = msgspec.structs.replace(self.divergence, reason=reason)
+
 
 class Checks:
     """The checks of one replay, and how many there were."""
@@ -78,6 +92,8 @@ class Checks:
         """A node was executed, and wrote `deltas`, which are not in the state yet. Raises Diverged."""
         if not event.success:
             self.failed_attempts += 1
+            if event.falls_back and self._position.control.get(f"resolved/{event.node}") != "reroute":
+                self._compare_fallback(place, event)
             return
         node = self._declared(place, event.node)
         if node.kind == "node" and not self._is_reused(node, place.path, event):
@@ -125,7 +141,7 @@ class Checks:
         self._compare_way(place, node, NodeExecuted(event.node, next=event.next), self._position.draft(), goto)
 
     def ended(self) -> None:
-        """The log ends here. Raises Diverged where it could not route a node, and the graph can."""
+        """The whole log ends here. Raises Diverged where it could not route a node, and the graph can."""
         if self._unrouted is not None and self._position.control.get("unrouted") == self._unrouted[0].path:
             raise Diverged(self._unrouted[0], "route", produced=self._unrouted[1])
 
@@ -176,10 +192,17 @@ class Checks:
             what.node, what.path, occurrence, attempt, recorded, earlier, item, what.place
         )
         if context.unrecorded is not None:
-            raise Diverged(place, "call", context.unrecorded, reason=context.why) from error
-        if error is not None:
-            raise _raised(place, error) from error
-        compare(context, draft)
+            is_call = context.unrecorded.startswith("call:")
+            raise Diverged(place, "call", context.unrecorded, reason=context.why or NOT_RECORDED * is_call) from error
+        try:
+            if error is not None:
+                raise _raised(place, error) from error
+            compare(context, draft)
+            self._compare_calls(place, context, self._recaller.own_calls(what.path, recorded))
+        except Diverged as diverged:
+            if context.asked and self._store.redact is not None:
+                diverged.doubt(MAYBE_REDACTED)
+            raise
 
     def _branches(self, place: Place, node: Node) -> dict[str, Branch]:
         """The branches of the visit that is open, by path."""
@@ -212,7 +235,9 @@ class Checks:
             raise Diverged(place, "error", reason=f"branch {label!r} failed, and so the node would: {reason}")
         draft = self._position.draft()
         try:
-            branching._Group(self._rules, node, list(branches.values()))._merge(draft)
+            group = branching._Group(self._rules, node, list(branches.values()))
+            group._merge(draft)
+            group._tell_failures(draft, {path: failed[label] for path in branches if (label := _label(path)) in failed})
         except Exception as error:  # a conflict, or a reducer of the user's that fails
             raise _raised(place, error) from error
         return draft
@@ -249,17 +274,25 @@ class Checks:
         elif target != event.next:
             raise Diverged(place, "route", None, event.next, target)
 
+    def _compare_fallback(self, place: Place, event: NodeExecuted) -> None:
+        fallback = self._plan.fallbacks.get(self._declared(place, event.node).name, UNSET)
+        if fallback != event.next:
+            raise Diverged(place, "route", None, event.next, fallback, NO_FALLBACK)
+
+    def _compare_calls(self, place: Place, context: Watched, own: Counter[str]) -> None:
+        """A call that was dropped is seen in what the log holds and nobody asked for."""
+        for name, count in own.items():
+            asked = context.asked[name]
+            if asked < count:
+                more = ONE_MORE if count - asked == 1 else f"the log has {count - asked} calls more"
+                raise Diverged(place, "call", name, count, asked, more)
+
     def _chosen(self, node: Node, event: NodeExecuted) -> Any:
         """Where a barrier, or a node that is not called, may have gone whatever its edges say; else MISSING."""
         if node.kind == "barrier":
             is_rerouted = self._position.control.get(f"resolved/{node.name}") == "reroute"
             return self._position.control.get("next") if is_rerouted else MISSING
-        if event.unrouted:
-            return MISSING
-        hooks = [hook for hook, only in (*self._plan.before, *self._plan.after) if only is None or node.name in only]
-        verb = "end" if event.next is None else "goto"
-        may_have = event.next in node.goes_to or any(_mentions(function, verb) for function in (node.function, *hooks))
-        return event.next if may_have else MISSING
+        return event.next if event.chosen else MISSING
 
     def _declared(self, place: Place, name: str) -> Node:
         """The graph's node of that name, which is to be of the kind that the log knows."""
@@ -279,6 +312,10 @@ def _resumes(held: list[list[Any]], recorded: Iterable[list[Any]]) -> list[int]:
     return [0, *(index for index, (name, _) in enumerate(held, 1) if name in both_ways)][: MOST_GUESSES + 1]
 
 
+def _label(path: str) -> str:
+    return path.partition("/")[2]
+
+
 def _raised(place: Place, error: BaseException) -> Diverged:
     return Diverged(place, "error", reason=described(error))
 
@@ -293,19 +330,3 @@ def _written(draft: Draft) -> list[Write]:
 
 def _written_by(deltas: list[StateDelta]) -> list[Write]:
     return [(delta.key, str(delta.op), delta.value) for delta in deltas]
-
-
-def _mentions(function: Callable[..., Any] | None, verb: str) -> bool:
-    """Whether the code of a function names that attribute; one without code to look at may."""
-    found: Any = function
-    while isinstance(found, partial):
-        found = found.func
-    found = inspect.unwrap(found)
-    if not hasattr(found, "__code__"):
-        found = getattr(found, "__call__", None)  # noqa: B004 - an object that is called
-    code = getattr(found, "__code__", None)
-    return code is None or _names(code, verb)
-
-
-def _names(code: CodeType, verb: str) -> bool:
-    return verb in code.co_names or any(_names(inner, verb) for inner in code.co_consts if isinstance(inner, CodeType))

@@ -16,7 +16,7 @@ from .codec import Row, decode_event, decode_rows
 from .definition import changes
 from .divergence import Replay
 from .errors import EventStoreError
-from .event import NodeExecuted, TraceStarted
+from .event import NodeExecuted, TraceForked, TraceStarted
 from .graph import Graph
 from .history import owner_of
 from .log import LogRow, TraceRow
@@ -24,12 +24,14 @@ from .places import At, seq_at
 from .plan import Plan
 from .replay_calls import Recaller, Recorded
 from .replay_checks import Checks, Diverged, Place
-from .run_event import BranchExecuted, NodeRouted, ValueRecorded
+from .run_event import BranchExecuted, GraphChanged, NodeRouted, OwnerChanged, TraceReopened, ValueRecorded
 
 if TYPE_CHECKING:
     from .store import Store
 
 BEGINNING = (0, "0")
+ANEW = (OwnerChanged, TraceForked, TraceReopened, GraphChanged)
+"""After these, and after a failure, a node that had begun begins again."""
 
 
 def replay(graph: Graph, store: Store, trace_id: str, *, after: At | None = None, until: At | None = None) -> Replay:
@@ -40,6 +42,12 @@ def replay(graph: Graph, store: Store, trace_id: str, *, after: At | None = None
     run one after the other, without their time limits and retries; values that they read through `ctx.get` are
     copies, those of `ctx.state` are shared, as in a run. A graph that is not the recorded one is no divergence by
     itself; `Replay.graph_changes` names the differences.
+
+    What a replay cannot know: a `ctx.call` that failed is not in the log, so one that the node caught is told as
+    missing; `ctx.cancelled` is true where the log holds the request before the visit's end, also at looks that came
+    before it; values pass the redaction hook of `store`, so open it with the one that the run had. What a node raises
+    that is no Exception comes out here, but for what a run takes for a failure (SystemExit). Sync nodes run on the
+    calling thread: inside a running event loop, those that use `asyncio.run` fail, so replay in a thread there.
 
     `after`, `until`: only the visits committed after that place (see `seq_at`), and up to that one. A trimmed trace
     begins at its root. Raises EventStoreError for a trace that no graph ran, GraphInvalid, PlaceNotFound, Trimmed,
@@ -66,7 +74,7 @@ def replay(graph: Graph, store: Store, trace_id: str, *, after: At | None = None
     last = head.version if until is None else min(seq_at(store, trace_id, until), head.version)
     recaller = Recaller(plan, store, row)
     try:
-        return _Walk(plan, store, row, recaller).replay(first, last)
+        return _Walk(plan, store, row, recaller).replay(first, last, last == head.version)
     finally:
         recaller.close()
 
@@ -83,11 +91,16 @@ class _Walk:
         self.checks = Checks(store, recaller)
         self.ancestors = store._ancestors(row)
 
-    def replay(self, after: int | None, until: int) -> Replay:
-        """Walk from the boundary before `after` to `until`, or to the first divergence. Raises as `replay`."""
+    def replay(self, after: int | None, until: int, is_whole: bool) -> Replay:
+        """Walk from the boundary before `after` to `until`, or to the first divergence. Raises as `replay`.
+
+        `is_whole`: nothing comes after `until`.
+        """
         upto, divergence = until, None
         try:
             self._walk(after, until)
+            if is_whole:
+                self.checks.ended()
         except Diverged as diverged:
             divergence = diverged.divergence
             upto = divergence.seq
@@ -113,13 +126,13 @@ class _Walk:
                 self._take(found, after or 0, until)
         if not began:
             self._begin(until)
-        self.checks.ended()
 
     def _begin(self, seq: int) -> None:
         """Stand at the boundary `seq`."""
         if seq > 0:
             restored = self.store._reader.restore(self.row.trace_id, seq)[2]
             self.position.stand(restored.state, restored.control)
+            self.recaller.begin_attempts()
             self._check_started()
 
     def _check_started(self) -> None:
@@ -142,6 +155,8 @@ class _Walk:
             elif seq > after:
                 self._check(seq, event, deltas, recorded)
             self.position.fold_control(row, found.first_seq)
+            if isinstance(event, ANEW) or getattr(event, "success", True) is False:
+                self.recaller.begin_attempts()
             if isinstance(event, TraceStarted):
                 self._check_started()
         self.position.fold(deltas, found.first_seq)

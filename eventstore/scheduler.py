@@ -250,7 +250,8 @@ class Scheduler:
             if not (yield from self.commit(batch)):
                 return None
             raise RunFailed(self.trace.id, node.name, reason) from error
-        batch.after.append(NodeExecuted(**executed, next=target, clears=clears))
+        chosen = goto is not MISSING and node.kind == "node"  # from a barrier a human chooses
+        batch.after.append(NodeExecuted(**executed, next=target, clears=clears, chosen=chosen))
         if target is None:
             return "completed" if (yield from self.commit(self._ended(batch))) else None
         intended = self._intend_next(target, leaving=node.name)
@@ -349,7 +350,8 @@ class Scheduler:
             for delta in found.deltas:
                 draft.write(delta.key, str(delta.op), delta.value, "fork")
             executed = {"node": node.name, "has_side_effects": True}
-            way = found.next if found.next is None or found.next in self.plan.nodes else MISSING
+            has_way = found.chosen and (found.next is None or found.next in self.plan.nodes)
+            way = found.next if has_way else MISSING
             return (yield from self.advance(node, Batch(draft=draft), executed, draft, way))
         yield from self.commit(Batch(after=[self.question(node, node.name, "effect")], lease="free"))
         return "waiting"

@@ -188,3 +188,91 @@ def test_text_from_the_data_cannot_move_the_cursor(run: Run, db: Path) -> None:
     assert len(result.stdout.splitlines()) == 2
     assert not set("\x1b\x07\x9b\u202e") & set(result.stdout)
     assert not set("\x1b\x07\x9b\u202e") & set(run("hostile.py:changed", "h1", "--json", code=1).stdout)
+
+
+HOOKED = """
+import eventstore as es
+
+
+def hide(key, value):
+    return "***" if key == "card" else value
+
+
+graph = es.Graph("hooked")
+
+
+@graph.node
+def read(ctx):
+    return {"card": "4111-secret", "n": 1}
+
+
+graph.start("read").end("read")
+"""
+
+
+@pytest.fixture
+def hooked(db: Path) -> Path:
+    """Another database, with a run that a hook has redacted."""
+    from eventstore.cli.loading import load_graph
+
+    (db.parent / "hooked.py").write_text(HOOKED, "utf-8")
+    graph = load_graph("hooked.py:graph")
+    with es.open("hooked.db", redact=lambda key, value: "***" if key == "card" else value) as store:
+        es.run(graph, store, id="h1")
+    return db.parent / "hooked.db"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_with_the_hook_of_the_runs_nothing_leaks_and_the_result_is_right(hooked: Path, form: list[str]) -> None:
+    command = ["--db", str(hooked), "replay", "hooked.py:graph", "h1", *form]
+    plain = CliRunner().invoke(main, command)
+    assert plain.exit_code == 1 and "4111-secret" in plain.output
+    for hook in ("hooked.py:hide", "hooked:hide"):
+        result = CliRunner().invoke(main, [*command, "--redact", hook])
+        assert result.exit_code == 0, result.output
+        assert "4111-secret" not in result.output
+    hidden = CliRunner().invoke(main, [*command, "--no-values"])
+    assert hidden.exit_code == 1 and "4111-secret" not in hidden.output and "***" not in hidden.output
+    assert "card" in hidden.output and "(hidden)" in hidden.output
+
+
+def test_a_hook_that_is_none_is_refused(run: Run, hooked: Path) -> None:
+    assert "name a hook" in run("flow.py:graph", "t1", "--redact", "hide", code=2).output
+    assert "has no nothing" in run("flow.py:graph", "t1", "--redact", "hooked.py:nothing", code=1).output
+    assert "not a function" in run("flow.py:graph", "t1", "--redact", "hooked.py:es.__version__", code=1).output
+    assert "--redact" in run("--help").output
+
+
+def changed_to(db: Path, was: str, now: str) -> str:
+    assert was in FLOW
+    (db.parent / "changed.py").write_text(FLOW.replace(was, now), "utf-8")
+    return "changed.py:graph"
+
+
+def test_the_message_of_an_exception_is_hidden_as_well(run: Run, db: Path) -> None:
+    target = changed_to(db, 'return {"total": price}', 'raise ValueError("4111")')
+    assert "4111" in run(target, "t1", code=1).output
+    for form in ([], ["--json"]):
+        assert "4111" not in run(target, "t1", "--no-values", *form, code=1).output
+
+
+def test_what_a_node_prints_is_not_in_the_result(run: Run, db: Path) -> None:
+    target = changed_to(db, 'return {"total": price}', 'print("hello"); return {"total": price}')
+    result = run(target, "t1", "t2", "--json")
+    assert [one["ok"] for one in json.loads(result.stdout)] == [True, True]
+    assert result.stderr.count("hello") == 2
+
+
+@pytest.mark.parametrize("raises", ["Stop('secret')", "SystemExit(3)"])
+def test_a_node_that_ends_more_than_itself_has_its_line_and_the_others_go_on(run: Run, db: Path, raises: str) -> None:
+    was = 'return {"total": price}'
+    target = changed_to(
+        db,
+        was,
+        f"class Stop(BaseException): ...\n        if ctx.trace_id == 't1': raise {raises}\n        {was}",
+    )
+    first, second = of(run, target, "t1", "t2", code=1)
+    assert not first["ok"] and second["ok"]
+    told = first.get("error") or first["message"]
+    assert ("a node raised Stop: secret" if "Stop" in raises else "raised SystemExit: 3") in told
+    assert "secret" not in run(target, "t1", "--no-values", code=1).output

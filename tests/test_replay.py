@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import random
 import time
@@ -1179,6 +1180,269 @@ def test_emit_checkpoint_record_and_cancelled_do_nothing_in_a_replay(store):
     before = len(store.checkpoints.list("t1")), store.open_trace("t1").version
     assert checks(replay(one_node(work), store, "t1")) == (1, 0, 0)
     assert (len(store.checkpoints.list("t1")), store.open_trace("t1").version) == before
+
+
+# What a node chose, waits for, and leaves out
+
+
+def test_the_way_on_from_a_join_may_read_what_failed(store):
+    def a(ctx):
+        return {"n": ctx.state.get("n", 0) + 1}
+
+    def b(ctx):
+        if ctx.state.get("n", 0) == 0:
+            raise OSError("disk")
+
+    def build():
+        graph = es.Graph("g")
+        graph.node(a)
+        graph.node(b)
+        graph.parallel("gather", "a", "b", strategy="collect_all")
+        graph.node(name="good")(lambda ctx: None)
+        graph.edge_if("gather", "gather", lambda state: "gather.errors" in state, name="failed").edge("gather", "good")
+        return graph.start("gather").end("good")
+
+    assert es.run(build(), store, id="t1").state["n"] == 2
+    assert checks(replay(build(), store, "t1")) == (6, 0, 1)
+
+
+class Choosing:
+    """A node that chooses its way where no bytecode of it says so."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __call__(self, ctx):
+        self.go(ctx)
+
+    def go(self, ctx):
+        if self.target is None:
+            ctx.end()
+        else:
+            ctx.goto(self.target)
+
+
+def chosen_by(pay, hook=None):
+    """`pay`, whose edges lead to `b` alone."""
+    graph = es.Graph("g")
+    graph.node(name="pay", side_effects=True)(pay)
+    for name in "ab":
+        graph.node(name=name)(lambda ctx: None)
+    if hook is not None:
+        graph.after(hook, nodes=["pay"])
+    graph.edge_if("pay", "a", lambda state: False, name="never")
+    return graph.edge("pay", "b").start("pay").end("a", "b")
+
+
+def executed(store, trace_id="t1"):
+    return [event.event for event in store.events(trace_id) if event.kind == "node_executed"]
+
+
+@pytest.mark.parametrize("target", ["a", None])
+@pytest.mark.parametrize("from_hook", [False, True])
+def test_that_a_side_effect_chose_its_way_is_in_the_log(store, target, from_hook):
+    choosing = Choosing(target)
+    graph = chosen_by((lambda ctx: None) if from_hook else choosing, hook=choosing if from_hook else None)
+    assert es.run(graph, store, id="t1").status == "completed"
+    assert executed(store)[0].chosen and executed(store)[0].next == target
+    assert replay(graph, store, "t1").ok
+    assert b'"chosen"' in executed(store)[0].to_json() and b'"chosen"' not in es.NodeExecuted("a").to_json()
+
+
+def test_a_side_effect_that_chose_nothing_went_where_the_edges_led(store):
+    def pay(ctx):
+        type("Span", (), {"end": lambda self: None, "goto": lambda self: None})().end()
+
+    def build(goes):
+        graph = es.Graph("g")
+        graph.node(side_effects=True)(pay)
+        graph.node(name="a")(lambda ctx: None)
+        return graph.edge_if("pay", "a", lambda state: goes, name="if").start("pay").end("pay", "a")
+
+    es.run(build(False), store, id="t1")
+    assert not executed(store)[0].chosen
+    found = diverged(build(True), store)
+    assert (found.kind, found.recorded, found.produced) == ("route", None, "a")
+
+
+@pytest.mark.parametrize("chooses", [False, True])
+def test_a_fork_that_reuses_an_effect_goes_its_own_way_unless_the_effect_chose_one(store, chooses):
+    def build():
+        graph = es.Graph("g")
+        graph.node(name="first")(lambda ctx: None)
+        graph.node(name="pay", side_effects=True)(Choosing("a") if chooses else lambda ctx: {"paid": 1})
+        for name in "ab":
+            graph.node(name=name)(lambda ctx: {"went": ctx.node})
+        graph.edge_if("pay", "a", lambda state: state["go"] == "a", name="go").edge("pay", "b")
+        return graph.edge("first", "pay").start("first").end("a", "b")
+
+    es.run(build(), store, {"go": "a"}, id="t1")
+    fork = store.open_trace("t1").fork(at="step:1", put={"go": "b"})
+    assert es.resume(build(), store, fork.id, effects="reuse").state["went"] == ("a" if chooses else "b")
+    assert [event.chosen for event in executed(store, fork.id)] == [False, chooses, False]
+    assert checks(replay(build(), store, fork.id)) == (2, 1, 0)
+
+
+def test_cancelled_is_what_the_log_holds(store):
+    def work(ctx):
+        while not ctx.cancelled:
+            asks.pop()()
+        return {"done": 1}
+
+    asks = [lambda: store.cancel("t1")]
+    es.run(one_node(work), store, id="t1")
+    assert store.state_at("t1")["done"] == 1
+    assert checks(replay(one_node(work), store, "t1")) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_node_that_waits_for_a_cancellation_that_never_came_ends(store, is_async):
+    def waits(ctx):
+        while not ctx.cancelled:
+            pass
+
+    async def waits_async(ctx):
+        while not ctx.cancelled:
+            pass
+
+    es.run(one_node(lambda ctx: None), store, id="t1")
+    found = diverged(one_node(waits_async if is_async else waits), store)
+    assert found.kind == "error" and "looked 100,000 times if the run was cancelled" in found.reason
+
+
+def test_a_part_that_ends_before_a_node_is_routed_says_nothing_of_its_way(store):
+    broken = [True]
+
+    def condition(state):
+        if broken[0]:
+            raise ValueError("not yet")
+        return True
+
+    graph = es.Graph("g")
+    for name in "ab":
+        graph.node(name=name)(lambda ctx: {ctx.node: 1})
+    graph.edge_if("a", "b", condition, name="if").start("a").end("b")
+    with pytest.raises(es.RunFailed):
+        es.run(graph, store, id="t1")
+    version = store.open_trace("t1").version
+    broken[0] = False
+    assert diverged(graph, store).produced == "b"
+    es.resume(graph, store, "t1")
+    assert checks(replay(graph, store, "t1", until=version)) == (1, 0, 0)
+
+
+def test_another_fallback_is_another_way(store):
+    def build(fallback):
+        graph = es.Graph("g")
+        graph.node(name="n")(lambda ctx: 1 / 0)
+        for name in "ab":
+            graph.node(name=name)(lambda ctx: None)
+        graph.edge("n", "a").edge("a", "b").start("n").end("b")
+        return graph.edge_fallback("n", fallback) if fallback else graph
+
+    es.run(build("a"), store, id="t1")
+    assert replay(build("a"), store, "t1").ok
+    found = diverged(build("b"), store)
+    assert (found.kind, found.recorded, found.produced, found.node) == ("route", "a", "b", "n")
+    assert diverged(build(None), store).produced is msgspec.UNSET
+
+
+def test_a_human_who_routed_around_a_node_is_no_fallback(store):
+    died = [True]
+
+    def pay(ctx):
+        if died:
+            died.clear()
+            raise Died
+
+    def build():
+        graph = es.Graph("g")
+        graph.node(side_effects=True)(pay)
+        for name in "ab":
+            graph.node(name=name)(lambda ctx: None)
+        return graph.edge("pay", "a").edge("a", "b").edge_fallback("pay", "a").start("pay").end("b")
+
+    with contextlib.suppress(Died):
+        es.run(build(), store, id="t1")
+    es.resume(build(), store, "t1")
+    store.decide("t1", "pay", es.Reroute("b"))
+    assert es.resume(build(), store, "t1").status == "completed"
+    assert checks(replay(build(), store, "t1")) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_call_that_is_not_made_any_more_is_told(store, durable):
+    def calls(times):
+        def work(ctx):
+            for _ in range(times):
+                ctx.call("mail", lambda: 1, durable=durable)
+
+        return one_node(work)
+
+    es.run(calls(3), store, id="t1")
+    assert replay(calls(3), store, "t1").ok
+    found = diverged(calls(2), store)
+    assert (found.kind, found.key, found.recorded, found.produced) == ("call", "call:mail", 3, 2)
+    assert str(found).endswith("n: call:mail was not asked for: the log has one call more")
+    assert diverged(calls(0), store).reason == "the log has 3 calls more"
+
+
+def test_what_only_a_failed_attempt_called_is_not_missed(store):
+    def work(ctx):
+        if ctx.attempt == 1:
+            ctx.call("lost", lambda: 1, durable=True)
+            raise ConnectionError
+        return {"n": ctx.call("kept", lambda: 2)}
+
+    graph = one_node(work, retry=quick(2))
+    es.run(graph, store, id="t1")
+    assert checks(replay(graph, store, "t1")) == (1, 0, 1)
+    assert checks(replay(graph, store, "t1", after=store.open_trace("t1").version - 3)) == (1, 0, 0)
+
+
+def test_a_call_that_failed_is_told_as_one_that_is_not_recorded(store):
+    def work(ctx):
+        with contextlib.suppress(ZeroDivisionError):
+            ctx.call("tool", lambda: 1 / 0)
+
+    es.run(one_node(work), store, id="t1")
+    found = diverged(one_node(work), store)
+    assert (found.kind, found.key, found.reason) == ("call", "call:tool", "a call that failed is not recorded")
+
+
+def test_a_task_that_asks_for_more_does_not_leave_its_node_waiting(store, caplog):
+    def build(name):
+        async def work(ctx):
+            queue = asyncio.Queue()
+
+            async def produce():
+                await queue.put(await ctx.call(name, lambda: 1))
+
+            task = asyncio.create_task(produce())
+            found = await asyncio.wait_for(queue.get(), 20)
+            await task
+            return {"n": found}
+
+        return one_node(work)
+
+    es.run(build("x"), store, id="t1")
+    assert replay(build("x"), store, "t1").ok
+    began = time.monotonic()
+    assert diverged(build("y"), store).key == "call:y"
+    assert time.monotonic() - began < 10
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_a_redacted_value_of_a_call_is_told_as_one(path):
+    graph = one_node(lambda ctx: {"last": ctx.call("card", lambda: "41111234")[-4:]})
+    with es.open(path, redact=lambda key, value: "***" if key == "call:card" else value) as store:
+        es.run(graph, store, id="t1")
+        found = diverged(graph, store)
+        assert (found.recorded, found.produced) == ("1234", "***")
+        assert "the log holds redacted values" in found.reason and found.reason in str(found)
+        hidden = found.without_values()
+        assert "1234" not in str(hidden) and "***" not in str(hidden) and hidden.key == "last"
 
 
 # The law

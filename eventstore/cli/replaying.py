@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -18,11 +20,14 @@ from rich.text import Text
 from eventstore.divergence import Replay
 from eventstore.errors import EventStoreError
 from eventstore.graph import Graph
+from eventstore.redaction import Redactor
 from eventstore.replaying import replay as replay_trace
+from eventstore.step import described
 from eventstore.store import Store
+from eventstore.store import open as open_store
 
 from .choosing import choice, chosen
-from .loading import graph_argument, load_graph
+from .loading import _module, graph_argument, load_graph
 from .opening import at_option, command_for, json_option, open_for_reading
 from .output import Column, Output, count, visible
 from .stopping import INTERRUPTED
@@ -49,6 +54,13 @@ class Outcome(NamedTuple):
 @click.option("--all", "all_", is_flag=True, help="Every run of the graph (or of --name), instead of named ones.")
 @click.option("--from", "after", metavar="AT", help="Only what came after it (AT as for --until).")
 @at_option("--until", "Only what came up to it.")
+@click.option(
+    "--redact",
+    "hook",
+    metavar="HOOK",
+    help="The redaction hook of the runs: module:function or file.py:function.",
+)
+@click.option("--no-values", is_flag=True, help="Show no value and no message of an exception.")
 @json_option
 @click.pass_context
 def replay(
@@ -60,22 +72,30 @@ def replay(
     all_: bool,
     after: str | None,
     until: str | None,
+    hook: str | None,
+    no_values: bool,
     as_json: bool,
 ) -> None:
     """Run a graph's functions again on recorded runs, and tell where they first do something else.
 
     Nothing is written, no node with side effects is called, and calls are answered from the log. Exits with 0
-    when every run was replayed without a divergence, else with 1.
+    when every run was replayed without a divergence, else with 1. What nodes print goes to stderr.
+
+    Both values of a divergence are shown, and the new one is what the function makes today: where runs were
+    recorded with a redaction hook, name it with --redact, or what it hides differs and is shown. --no-values shows
+    keys and places only.
     """
     if all_ == bool(traces):
         raise click.UsageError("name the traces to replay, or give --all")
-    graph = load_graph(target)
+    with redirect_stdout(sys.stderr):
+        graph = load_graph(target)
+        redact = None if hook is None else _load_hook(hook)
     output = Output(as_json)
     done: list[bool] = []
-    with open_for_reading(ctx.obj) as store:
+    with _opened(ctx.obj, redact) as store:
         named = chosen(store, traces, name if traces or name is not None else graph.name, status)
         with _progress(len(named)) as advance:
-            outcomes = _outcomes(graph, store, named, after, until, done, advance)
+            outcomes = _outcomes(graph, store, named, after, until, no_values, done, advance)
             if as_json:
                 output.array(map(_fields, outcomes))
             elif output.terminal:  # the bar stands where the lines will
@@ -98,20 +118,56 @@ def _outcomes(
     traces: Sequence[str],
     after: str | None,
     until: str | None,
+    no_values: bool,
     done: list[bool],
     advance: Any,
 ) -> Iterator[Outcome]:
     """Replay one after the other, `done` tells which were ok; an interrupt ends it, and what was told stays whole."""
     for trace_id in traces:
         try:
-            outcome = Outcome(trace_id, replay_trace(graph, store, trace_id, after=after, until=until))
+            with redirect_stdout(sys.stderr):
+                found = replay_trace(graph, store, trace_id, after=after, until=until)
+            outcome = Outcome(trace_id, _without_values(found) if no_values else found)
         except EventStoreError as error:
             outcome = Outcome(trace_id, None, str(error))
         except KeyboardInterrupt:
             return
+        except Exception:
+            raise
+        except BaseException as error:  # a node's own: it ends the work on this run
+            told = type(error).__name__ if no_values else described(error)
+            outcome = Outcome(trace_id, None, f"a node raised {told}")
         done.append(outcome.ok)
         advance()
         yield outcome
+
+
+def _without_values(found: Replay) -> Replay:
+    if found.divergence is None:
+        return found
+    return msgspec.structs.replace(found, divergence=found.divergence.without_values())
+
+
+def _load_hook(target: str) -> Redactor:
+    """The function that `target` names. Raises click.ClickException, click.UsageError."""
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise click.UsageError(visible(f"{target}: name a hook as module:function or path/to/file.py:function"))
+    found: Any = _module(place)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise click.ClickException(visible(f"{place} has no {name}")) from None
+    if not callable(found):
+        raise click.ClickException(visible(f"{target} is {type(found).__name__}, not a function"))
+    return cast("Redactor", found)
+
+
+def _opened(path: str, redact: Redactor | None) -> Store:
+    if redact is None or not Path(path).exists():
+        return open_for_reading(path)
+    return open_store(path, create=False, read_only=True, redact=redact)
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
