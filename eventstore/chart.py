@@ -109,9 +109,12 @@ def rows_of(timeline: Timeline, limit: int | None = None) -> tuple[list[Row], in
 
 def axis_of(rows: Sequence[Row], *, share: float = 1 / 40) -> Axis:
     """The axis on which the rows stand; see `Axis`."""
-    active = [(row.began_us, row.over_us) for row in rows if row.span is not None and row.over_us is not None]
-    others = [row for row in rows if row.wait is not None or row.over_us is None]
-    points = [at for row in others for at in (row.began_us, row.over_us) if at is not None]
+    active = [
+        (since_1970_us(row.span.went_on_at), row.over_us)
+        for row in rows
+        if row.span is not None and row.over_us is not None
+    ]
+    points = [at for row in rows for at in (row.began_us, row.over_us) if at is not None]
     return Axis(active, points, share=share)
 
 

@@ -17,6 +17,9 @@ class Span(JsonRecord, frozen=True):
     one that will get none any more; `retry_at`: when it was to be tried again; `falls_back`: it failed, and the run
     went on; `inherited_from`: the trace that ran it, where that is one that this trace was forked from.
 
+    `started_at`: no later than its first branch's; of a call in doubt that was settled, that of its intent. So it may
+    lie before `went_on_at`, from which `duration_ms` was measured.
+
     >>> from .event import utc
     >>> span = Span(1, "ask", utc(0), 3, 3, utc(900_000), True, duration_ms=900.0)
     >>> span.label, span.is_open, Span.from_json(span.to_json()) == span
@@ -52,6 +55,14 @@ class Span(JsonRecord, frozen=True):
     def path(self) -> str:
         """The node, with its branch: `gather` or `gather/search`."""
         return self.node if self.branch is None else f"{self.node}/{self.branch}"
+
+    @property
+    def went_on_at(self) -> datetime:
+        """When what `duration_ms` measures began: later than `started_at` where the run had stopped meanwhile."""
+        if self.ended_at is None:
+            return self.started_at
+        whole_ms = (self.ended_at - self.started_at) / timedelta(milliseconds=1)
+        return self.ended_at - timedelta(milliseconds=min(self.duration_ms, whole_ms))
 
     @property
     def is_open(self) -> bool:

@@ -107,7 +107,7 @@ class Reading:
         row, ended = self.row, self.fold.ended
         waits = self.fold.waits(max(now, utc(self.head.at_us)))
         totals = Totals(
-            _union_s((span.started_at, span.ended_at) for span in spans if span.ended_at) * 1000,
+            _union_s((span.went_on_at, span.ended_at) for span in spans if span.ended_at) * 1000,
             _union_s((wait.raised_at, wait.until) for wait in waits),
             sum(span.token_cost for span in spans),
             sum(span.success is False for span in spans),

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
+from rich.console import Console
 from test_cli import COLOURS, HOSTILE, in_terminal
 from test_timeline import built, write
 
 import eventstore as es
+from eventstore.chart import rows_of
 from eventstore.cli import main
-from eventstore.event import NodeExecuted
+from eventstore.cli.output import Output
+from eventstore.cli.timing import _Chart
+from eventstore.event import NodeExecuted, utc
 from eventstore.run_event import BranchExecuted, NodeIntended
-from eventstore.span import Timeline
+from eventstore.span import Span, Timeline
 
 HOUR_US = 3_600_000_000
 
@@ -115,6 +120,45 @@ def test_every_row_fits_the_terminal(refunded, columns):
     chart = lines[1 : next(place for place, line in enumerate(lines) if line.startswith("‖"))]
     assert len(chart) == 9
     assert {cell_len(line) for line in chart} == {columns}
+
+
+@pytest.mark.parametrize("columns", [20, 21, 25, 29, 30, 37, 45])
+def test_no_row_is_wider_than_a_narrow_terminal(refunded, columns):
+    lines = shown(refunded, "t1", columns=columns)
+    assert max(cell_len(line) for line in lines) <= columns
+    start = next(place for place, line in enumerate(lines) if line.lstrip().startswith("step"))
+    chart = lines[start : start + 9]
+    assert {cell_len(line) for line in chart} == {columns}
+    assert all(re.search("[█░◆]", line) for line in chart[1:]) and "pay" in chart[-1]
+
+
+@pytest.mark.parametrize("columns", [*range(1, 50), 80])
+def test_the_chart_of_a_long_run_fits_too(columns):
+    told = Timeline("t1", "", "running", 3, utc(0), utc(9), utc(9), spans=[
+        Span(10**9, "n" * 50, utc(0), 3, 3, utc(9_000_000), True, duration_ms=9e15, token_cost=1.234e9, attempt=3),
+        Span(2, "b", utc(0), 4, 4, utc(12), False, error="no\u200b " * 20, branch="日本" * 20),
+    ])  # fmt: skip
+    rows, _ = rows_of(told)
+    console = Console(file=StringIO(), width=columns)
+    output = Output(False)
+    output.terminal, output.console = True, console
+    _Chart(columns, rows, told).print(output)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3 and max(map(cell_len, lines)) <= columns
+    assert columns < 20 or {cell_len(line) for line in lines} == {columns}
+
+
+@pytest.mark.parametrize(
+    "name", ["a\u200b", "\u200b\u200d", "a\u200d", "a\u2060b\ufeff", "❤\ufe0f", "e\u0301", "\u0301e"]
+)
+def test_characters_without_width_do_not_shift_a_row(db, name):
+    with es.open(db) as store:
+        trace = store.start({}, id="t1", name="run")
+        trace.append([NodeExecuted(name, False, f"no {name}", duration_ms=0)])
+        trace.append([NodeExecuted("other", duration_ms=900)])
+    lines = shown(db, "t1", columns=70)
+    assert [cell_len(line) for line in lines[1:4]] == [70] * 3
+    assert not re.search("[\u200b\u200d\u2060\ufe0f\ufeff]", "".join(lines))
 
 
 def test_wide_and_hostile_names_keep_the_columns(db):

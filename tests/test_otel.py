@@ -17,12 +17,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from test_timeline import built, write
+from test_timeline import built, clock, visited_twice, write  # noqa: F401
 
 import eventstore as es
 from eventstore.cli.spans import spans as command
 from eventstore.errors import DeliveryFailed
-from eventstore.event import NodeExecuted, utc
+from eventstore.event import NodeExecuted, TraceEnded, utc
 from eventstore.integrations.otel import export_spans, otel_span_id, otel_trace_id
 from eventstore.run_event import BranchExecuted, NodeIntended
 from eventstore.timeline import timeline
@@ -456,3 +456,69 @@ def test_an_endpoint_is_a_url(db, endpoint):
 def test_the_command_says_what_to_install(db, monkeypatch):
     monkeypatch.setitem(sys.modules, "eventstore.integrations.otel", None)
     assert "pip install 'trace-eventstore[otel]'" in sent(db, code=1).stderr
+
+
+def children(found, parent):
+    return [span for span in found if span.parent and span.parent.span_id == parent.context.span_id]
+
+
+def test_each_visit_of_a_parallel_node_has_its_own_branches(store):
+    visited_twice(store)
+    exporter = InMemorySpanExporter()
+    export_spans(store, ["t1"], exporter)
+    found = exporter.get_finished_spans()
+    assert len({span.context.span_id for span in found}) == len(found) == 7
+    first, second = (span for span in found if span.name == "gather")
+    assert (first.status.status_code, second.status.status_code) == (StatusCode.ERROR, StatusCode.UNSET)
+    assert [span.name for span in children(found, first)] == ["gather/a", "gather/b"]
+    assert [span.name for span in children(found, second)] == ["gather/a"]
+    for parent in (first, second):
+        for span in children(found, parent):
+            assert parent.start_time <= span.start_time <= span.end_time <= parent.end_time
+
+
+def test_a_parallel_node_that_went_on_after_a_stop_holds_its_branches(store, clock):  # noqa: F811
+    trace = store.start({}, id="t1", name="run")
+    write(trace, BranchExecuted("gather/a", duration_ms=100))
+    first = timeline(store, "t1").spans[-1]
+    store.fork("t1", id="t2", name="again")
+    clock(60)
+    for trace_id in ("t1", "t2"):
+        trace = store.open_trace(trace_id)
+        write(trace, BranchExecuted("gather/b", duration_ms=5))
+        trace.append([NodeExecuted("gather", duration_ms=9)])
+        spans = exported(store, trace_id)
+        assert us(spans["gather"].start_time) == first.started_at
+        assert spans["gather/b"].parent.span_id == spans["gather"].context.span_id
+        root = spans["run" if trace_id == "t1" else "again"]
+        assert root.start_time <= spans["gather"].start_time and spans["gather"].end_time <= root.end_time
+
+
+def test_a_fork_exports_an_inherited_visit_that_it_left_open_above_its_own_branches(store):
+    trace = store.start({}, id="t1", name="run")
+    write(trace, BranchExecuted("gather/a"))
+    fork = store.fork("t1", id="t2", name="again")
+    write(fork, BranchExecuted("gather/b"))
+    assert set(exported(store, "t2")) == {"gather/b", "again"}  # it may still join
+    fork.append([TraceEnded("cancelled")])
+    spans = exported(store, "t2")
+    assert set(spans) == {"gather/b", "gather", "again"}
+    assert spans["gather/b"].parent.span_id == spans["gather"].context.span_id
+
+
+def test_a_root_has_its_newest_events_and_says_how_many_it_lacks(store, monkeypatch):
+    trace = store.start({}, id="t1", name="run")
+    for number in range(2):
+        trace.raise_barrier(f"b{number}")
+        trace.decide(f"b{number}", es.Approve())
+        trace.checkpoint()
+    store.cancel("t1", by="ana")
+    whole = exported(store, "t1")["run"]
+    assert "eventstore.events_left_out" not in whole.attributes and len(whole.events) > 6
+    for most in (3, len(whole.events) - 1, len(whole.events)):
+        monkeypatch.setattr("eventstore.integrations.otel.MOST_EVENTS", most)
+        root = exported(store, "t1")["run"]
+        assert [(event.name, event.timestamp) for event in root.events] == [
+            (event.name, event.timestamp) for event in whole.events[-most:]
+        ]
+        assert root.attributes.get("eventstore.events_left_out", 0) == len(whole.events) - most

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
 import eventstore as es
+from eventstore.chart import axis_of, rows_of
 from eventstore.codec import envelope
 from eventstore.event import NodeExecuted, TraceEnded, utc
-from eventstore.run_event import BranchExecuted, IntentWithdrawn, NodeIntended, TraceReopened
+from eventstore.run_event import BranchExecuted, GraphChanged, IntentWithdrawn, NodeIntended, TraceReopened
 from eventstore.span import Timeline
-from eventstore.spanning import KINDS
+from eventstore.spanning import KINDS, Spanning
 from eventstore.timeline import timeline
+from eventstore.waiting import Place
 
 NOW = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -86,7 +89,9 @@ def test_a_span_says_what_the_entry_of_the_same_seq_says(store, refunded):
         entry = entries[span.seq]
         assert (span.label, span.node, span.branch, span.attempt) == (
             entry.label, entry.node_name, entry.branch, entry.attempt)  # fmt: skip
-        assert (span.started_at, span.ended_at) == (entry.start_time, entry.end_time)
+        began = [entry.start_time]
+        began += [inner.started_at for inner in refunded.spans if span.is_parallel and inner.within == span.opened_seq]
+        assert (span.started_at, span.ended_at) == (min(began), entry.end_time)
         assert (span.success, span.error) == (entry.success, entry.error)
         assert (span.duration_ms, span.token_cost, span.has_side_effects) == (
             entry.metadata.duration_ms, entry.metadata.token_cost, entry.metadata.has_side_effects)  # fmt: skip
@@ -171,7 +176,7 @@ def test_a_failed_attempt_has_no_step_and_the_retry_that_is_due_is_told(store):
     assert [(retry.path, retry.attempt, retry.due_at, retry.failed_seq) for retry in told.retries] == [
         ("a", 2, utc(due_us), span.seq)
     ]
-    trace.append([NodeExecuted("a", attempt=2, clears=["retry/a"])])
+    write(trace, NodeExecuted("a", attempt=2, clears=["retry/a"]))
     told = timeline(store, "t1")
     assert [(span.label, span.attempt) for span in told.spans] == [("0", 1), ("1", 2)] and told.retries == []
 
@@ -289,9 +294,178 @@ def test_a_second_visit_of_a_parallel_node_has_branches_of_its_own(store):
 def test_a_branch_in_doubt_that_its_node_gave_up_is_told(store):
     trace = store.start({}, id="t1")
     write(trace, NodeIntended("gather/a", "key"))
-    trace.append([NodeExecuted("gather", False, "stopped", clears=["intent/gather/a"])])
+    write(trace, NodeExecuted("gather", False, "stopped", clears=["intent/gather/a"]))
     gather, branch = timeline(store, "t1").spans
     assert (gather.success, branch.abandoned, branch.within) == (False, True, gather.opened_seq)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Moves the wall clock on, by seconds."""
+    now_ns, gone_s = time.time_ns, [0]
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + gone_s[0] * 1_000_000_000)
+
+    def move(seconds):
+        gone_s[0] += seconds
+
+    return move
+
+
+DROPPED = ["held/gather/a", "failed/gather/b"]
+
+
+def visited_twice(store, clears=DROPPED):
+    """A parallel node that a forced change left, so that what it held was dropped, and that was entered again."""
+    trace = store.start({}, id="t1")
+    write(trace, BranchExecuted("gather/a", duration_ms=5))
+    write(trace, BranchExecuted("gather/b", False, "no", duration_ms=5))
+    write(trace, GraphChanged("new", "old", "other", clears))
+    trace.append([NodeExecuted("other")])
+    write(trace, BranchExecuted("gather/a"))
+    trace.append([NodeExecuted("gather")])
+    return timeline(store, "t1")
+
+
+@pytest.mark.parametrize("clears", [DROPPED, DROPPED[::-1], DROPPED[:1]])
+def test_a_visit_whose_results_were_dropped_is_over_and_the_next_one_is_another(store, clears):
+    told = visited_twice(store, clears)
+    assert [(span.label, span.path, span.abandoned) for span in told.spans] == [
+        ("0", "gather", True), ("1/a", "gather/a", False), ("0/b", "gather/b", False), ("1", "other", False),
+        ("2", "gather", False), ("2/a", "gather/a", False)]  # fmt: skip
+    first, *of_first, _, second, of_second = told.spans
+    assert [span.within for span in of_first] == [first.opened_seq] * 2 and first.success is None
+    assert first.started_at == min(span.started_at for span in of_first)
+    assert of_second.within == second.opened_seq == of_second.seq
+
+
+def test_a_visit_of_which_only_calls_and_retries_were_open_is_over_with_them(store):
+    trace = store.start({}, id="t1")
+    write(trace, NodeIntended("gather/a", "key"))
+    write(trace, BranchExecuted("gather/b", False, "no", retry_at_us=4_000_000_000_000_000))
+    write(trace, GraphChanged("new", "old", "other", ["intent/gather/a", "retry/gather/b"]))
+    told = timeline(store, "t1")
+    assert [(span.path, span.abandoned) for span in told.spans] == [
+        ("gather", True), ("gather/a", True), ("gather/b", False)]  # fmt: skip
+    assert {span.within for span in told.spans[1:]} == {told.spans[0].opened_seq} and told.retries == []
+
+
+def test_a_failed_branch_that_a_reopening_tries_again_belongs_to_the_same_visit(store):
+    trace = store.start({}, id="t1")
+    write(trace, BranchExecuted("gather/a"), BranchExecuted("gather/b", False, "no"), TraceEnded("cancelled"))
+    write(trace, TraceReopened(clears=["failed/gather/b"]), BranchExecuted("gather/b"))
+    trace.append([NodeExecuted("gather")])
+    told = timeline(store, "t1")
+    assert [(span.label, span.within) for span in told.spans] == [("1", None), ("1/a", 2), ("0/b", 2), ("1/b", 2)]
+
+
+def renamed(name):
+    """A graph of one parallel node of that name, whose second branch dies while `dies` holds something."""
+    graph, dies = es.Graph("renamed"), []
+
+    @graph.node
+    def a(ctx): ...
+
+    @graph.node(side_effects=True, in_doubt="retry")
+    def b(ctx):
+        if dies:
+            raise KeyboardInterrupt
+
+    graph.parallel(name, a, b)
+    return graph.start(name).end(name), dies
+
+
+def test_a_parallel_node_that_was_renamed_is_one_visit_under_the_new_name(store):
+    graph, dies = renamed("p")
+    dies.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        es.run(graph, store, {}, id="t1")
+    result = es.resume(renamed("q")[0], store, "t1", mode=es.GraphHashMode.FORCE, renamed_from={"q": "p"})
+    assert result.status == "completed"
+    told = timeline(store, "t1")
+    (q,) = [span for span in told.spans if span.is_parallel]
+    assert (q.label, q.node, q.success) == ("1", "q", True)
+    branches = [span for span in told.spans if span is not q]
+    assert {span.within for span in branches} == {q.opened_seq}
+    assert q.started_at <= min(span.started_at for span in branches)
+    assert {span.node for span in branches if span.branch == "b"} == {"q"}
+
+
+def test_an_intent_and_a_retry_that_were_renamed_go_on_under_the_new_names(store):
+    trace = store.start({}, id="t1")
+    write(trace, NodeIntended("x", "one"), NodeIntended("y", "two", attempt=2), NodeIntended("z", "three"))
+    trace.append([NodeExecuted("r", False, "no", retry_at_us=4_000_000_000_000_000)])
+    clears = ["intent/x", "intent/y", "retry/r"]
+    puts = {"intent/y": {"key": "one"}, "intent/x": {"key": "two"}, "retry/s": {"attempt": 1}}  # x and y swapped
+    write(trace, GraphChanged("new", "old", None, clears, puts))
+    told = timeline(store, "t1")
+    assert [(span.node, span.attempt, span.is_open) for span in told.spans if not span.ended_at] == [
+        ("y", 1, True), ("x", 2, True), ("z", 1, True)]  # fmt: skip
+    assert [(retry.path, retry.attempt) for retry in told.retries] == [("s", 2)]
+    trace.append([NodeExecuted("y", duration_ms=0.001)])
+    assert [span.node for span in timeline(store, "t1").spans if span.is_open] == ["x", "z"]
+
+
+def test_a_parallel_node_that_went_on_after_a_stop_begins_with_its_first_branch(store, clock):
+    trace = store.start({}, id="t1")
+    write(trace, BranchExecuted("gather/a", duration_ms=100))
+    store.fork("t1", id="t2")
+    clock(3600)
+    for trace_id in ("t1", "t2"):
+        trace = store.open_trace(trace_id)
+        write(trace, BranchExecuted("gather/b", duration_ms=5))
+        trace.append([NodeExecuted("gather", duration_ms=9)])
+        told = timeline(store, trace_id)
+        gather, a, b = told.spans
+        assert gather.started_at == a.started_at < b.started_at and gather.duration_ms == 9
+        assert gather.ended_at - gather.went_on_at == timedelta(milliseconds=9)
+        assert 100 <= told.totals.active_ms < 1000  # the hour between is no activity
+        assert axis_of(rows_of(told)[0]).breaks[0].length_us > 3_500_000_000
+
+
+@pytest.mark.parametrize(
+    ("decision", "inside"),
+    [(es.Reject("no"), False), (es.Reject("no"), True), (es.Modify({}), False), (es.Modify({}), True),
+     (es.Reroute("z"), False)],
+)  # fmt: skip
+def test_a_doubt_that_a_human_settled_begins_with_its_intent(store, clock, decision, inside):
+    dies = [True]
+    graph = es.Graph("doubt")
+
+    @graph.node(side_effects=True)
+    def pay(ctx):
+        if dies:
+            raise KeyboardInterrupt
+
+    @graph.node
+    def z(ctx): ...
+
+    if inside:
+        graph.parallel("both", pay)
+        graph.start("both").edge("both", "z").edge_fallback("both", "z").end("z")
+    else:
+        graph.start("pay").edge("pay", "z").edge_fallback("pay", "z").end("z")
+    with pytest.raises(KeyboardInterrupt):
+        es.run(graph, store, {}, id="t1")
+    dies.clear()
+    clock(3600)
+    es.resume(graph, store, "t1")
+    store.decide("t1", "both/pay" if inside else "pay", decision)
+    assert es.resume(graph, store, "t1").status == "completed"
+    intended = next(event for event in store.events("t1") if event.kind == "node_intended")
+    told = timeline(store, "t1")
+    (span,) = [span for span in told.spans if (span.branch or span.node) == "pay"]
+    assert span.started_at == intended.at and (span.ended_at - span.started_at) > timedelta(hours=0.99)
+    assert span.success is isinstance(decision, es.Modify) and not span.abandoned
+    assert told.totals.active_ms < 60_000
+
+
+def test_a_call_that_ran_begins_by_its_measured_duration(store, clock):
+    trace = store.start({}, id="t1")
+    write(trace, NodeIntended("pay", "key"))
+    clock(60)
+    trace.append([NodeExecuted("pay", duration_ms=1000)])
+    (span,) = timeline(store, "t1").spans
+    assert span.ended_at - span.started_at == timedelta(seconds=1)
 
 
 def test_a_duration_longer_than_history_begins_with_1970(store):
@@ -379,15 +553,22 @@ def test_a_trimmed_trace_begins_at_its_root_with_its_steps_counted_on(store, rec
 
 def test_what_was_open_at_a_root_is_told(store):
     trace = store.start({}, id="t1")
-    write(trace, NodeIntended("pay", "key", attempt=2), BranchExecuted("gather/a"))
+    write(trace, NodeIntended("pay", "key", attempt=2))
     trace.append([NodeExecuted("b", False, "no", retry_at_us=4_000_000_000_000_000)])
     store.trim("t1", trace.version, retry_window_s=0)
     told = timeline(store, "t1")
-    opened = [(span.node, span.is_open, span.attempt, span.is_parallel) for span in told.spans]
-    assert opened == [("pay", True, 2, False), ("gather", True, 1, True)]
+    assert [(span.node, span.is_open, span.attempt) for span in told.spans] == [("pay", True, 2)]
     assert [(retry.path, retry.attempt) for retry in told.retries] == [("b", 2)]
     trace.append([NodeExecuted("pay", attempt=2)])
     assert [(span.node, span.is_open) for span in timeline(store, "t1").spans][-1] == ("pay", False)
+
+
+@pytest.mark.parametrize("key", ["held/gather/a", "failed/gather/a", "retry/gather/a"])
+def test_a_parallel_node_that_was_open_at_a_root_is_told(key):
+    spanning = Spanning()
+    spanning.begin({key: {"attempt": 1, "at_us": 9}}, Place(7, utc(5), None))
+    (gather,) = spanning.without_end()
+    assert (gather.node, gather.is_parallel, gather.is_open, gather.started_at) == ("gather", True, True, utc(5))
 
 
 def test_the_timeline_comes_back_from_its_json(store, refunded):

@@ -6,6 +6,7 @@ are cut (`‖`). A pipe gets the same rows as columns of numbers. `--svg` and `-
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ GAP = "  "
 NAMED_BREAKS = 4
 LEAST_WORDS = 10
 """Where there is less room beside a bar, the words stand in it."""
+LEAST_BAR = 10
+"""Where there is less room, columns give way to the bar: the cost first, then the attempt, then the duration."""
 PLAIN = (
     Column("what"),
     Column("step"),
@@ -174,21 +177,25 @@ def _totals(told: Timeline) -> str:
 
 
 class _Chart:
-    """The rows of a terminal of that width: step, node, attempt, bar, duration, cost."""
+    """The rows of a terminal of that width: step, node, attempt, bar, duration, cost. No line is wider."""
 
     def __init__(self, width: int, rows: Sequence[Row], told: Timeline) -> None:
         self.rows = rows
         self.own = told.origin.seq if told.origin is not None else 0
-        self.has_attempts = any(row.span is not None and row.span.attempt > 1 for row in rows)
-        self.has_cost = any(row.span is not None and row.span.token_cost for row in rows)
-        self.step = max(4, *(len(row.label) for row in rows)) if rows else 4
-        names = max((cell_len(visible(row.name[:40])) + 2 * row.is_branch for row in rows), default=4)
-        self.name = max(6, min(names + 2, width // 4))
-        self.length = max(4, *(len(row.length) for row in rows)) if rows else 4
-        self.cost = max(4, *(len(_cost(row)) for row in rows)) if self.has_cost else 0
-        taken = [self.step, self.name, self.length, 3 * self.has_attempts, self.cost]
-        self.bar = max(10, width - sum(taken) - len(GAP) * sum(size > 0 for size in taken))
-        self.axis: Axis = axis_of(rows, share=max(0.02, 2 / self.bar))
+        attempts = 3 if any(row.span is not None and row.span.attempt > 1 for row in rows) else 0
+        cost = max((len(_cost(row)) for row in rows), default=0)
+        step = max(4, *(len(row.label) for row in rows)) if rows else 4
+        names = max((cell_len(_shown(row.name)) + 2 * row.is_branch for row in rows), default=4)
+        length = max(4, *(len(row.length) for row in rows)) if rows else 4
+        columns = [step, max(6, min(names + 2, width // 4)), length, attempts, cost and max(4, cost)]
+        for gives_way in (4, 3, 2):
+            if width - _taken(columns) < LEAST_BAR:
+                columns[gives_way] = 0
+        columns[1] = max(4, min(columns[1], width - _taken(columns) + columns[1] - 4))
+        self.width = width
+        self.step, self.name, self.length, self.attempt, self.cost = columns
+        self.bar = max(0, width - _taken(columns))
+        self.axis: Axis = axis_of(rows, share=max(0.02, 2 / max(LEAST_BAR, self.bar)))
         self.breaks = {min(self.bar - 1, int(place * self.bar)) for place, _ in self.axis.breaks}
 
     def print(self, output: Output) -> None:
@@ -204,7 +211,7 @@ class _Chart:
 
     def _scale(self) -> Text:
         shown = in_words(self.axis.shown_us)
-        return Text("0" + shown.rjust(self.bar - 1), "dim")
+        return Text(_fit("0" + shown.rjust(self.bar - 1), self.bar), "dim")
 
     def _cuts(self) -> str:
         lengths = [length for _, length in self.axis.breaks]
@@ -216,7 +223,7 @@ class _Chart:
     def _row(self, row: Row) -> Text:
         span = row.span
         effects = "*" if span is not None and span.has_side_effects else ""
-        name = ("  " if row.is_branch else "") + visible(row.name[:40]) + effects
+        name = ("  " if row.is_branch else "") + _shown(row.name) + effects
         attempt = str(span.attempt) if span is not None and span.attempt > 1 else ""
         is_inherited = (span.inherited_from if span is not None else row.wait and row.wait.inherited_from) is not None
         style = "red" if row.kind == "failed" else "dim" if is_inherited or row.wait is not None else ""
@@ -225,24 +232,30 @@ class _Chart:
     def _line(self, step: str, name: str, attempt: str, bar: Text, length: str, cost: str, style: str) -> Text:
         line = Text(no_wrap=True, end="")
         line.append(step.rjust(self.step) + GAP, "dim" if style != "bold" else style)
-        line.append(_fit(name, self.name) + GAP, style)
-        if self.has_attempts:
-            line.append(attempt.rjust(3) + GAP, style)
-        line.append_text(bar)
-        line.append(GAP + length.rjust(self.length), style)
-        if self.has_cost:
+        line.append(_fit(name, self.name), style)
+        if self.attempt:
+            line.append(GAP + attempt.rjust(self.attempt), style)
+        if self.bar:
+            line.append(GAP)
+            line.append_text(bar)
+        if self.length:
+            line.append(GAP + length.rjust(self.length), style)
+        if self.cost:
             line.append(GAP + cost.rjust(self.cost), style)
+        line.truncate(self.width)
         return line
 
     def _bar(self, row: Row) -> Text:
         """The bar in its place, its checkpoint behind it, and its words where there is room for them."""
+        if not self.bar:
+            return Text()
         begin = min(self.bar - 1, int(self.axis.place(row.began_us) * self.bar))
         end = begin + 1 if row.over_us is None else round(self.axis.place(row.over_us) * self.bar)
         end = min(self.bar, max(begin + 1, end))
         drawn = FILLS[row.kind] * (end - begin) + ("◆" if row.marks and end < self.bar else "")
         if row.marks and end == self.bar:
             drawn = drawn[:-1] + "◆"
-        words, style = visible(row.words[: 4 * self.bar]), STYLES[row.kind]
+        words, style = _shown(row.words, 4 * self.bar), STYLES[row.kind]
         left, right = begin, self.bar - begin - len(drawn)
         bar = Text()
         if words and max(left, right) < LEAST_WORDS < end - begin:
@@ -265,6 +278,26 @@ class _Chart:
         if words and width > 2:
             return set_cell_size(words, width)
         return "".join("‖" if start + place in self.breaks else " " for place in range(width))
+
+
+def _taken(columns: Sequence[int]) -> int:
+    """The cells of the columns that have any, and of a gap after each."""
+    return sum(columns) + len(GAP) * sum(size > 0 for size in columns)
+
+
+def _shown(text: str, most: int = 40) -> str:
+    """`text` for a row: visible, and without joiners and other marks that would join what is printed beside them.
+
+    >>> _shown("a\u200b\u200db\ufe0f"), _shown("e\u0301") == "e\u0301"
+    ('ab', True)
+    """
+    if not text.isascii():
+        text = "".join(letter for letter in text[: 4 * most] if cell_len(letter) or _is_accent(letter))
+    return visible(text[:most])
+
+
+def _is_accent(letter: str) -> bool:
+    return unicodedata.category(letter).startswith("M") and unicodedata.combining(letter) > 0
 
 
 def _cost(row: Row) -> str:

@@ -3,7 +3,8 @@
 A run is a trace: a root span, and below it a span for each execution of a node, branches below their parallel
 node. Ids come from the trace id and seqs alone, so exporting again gives the same spans, and a run that goes on
 adds to those it has; a span without an end is left for later. Barriers, checkpoints and requests to cancel are
-events of the root span. A fork exports what it ran itself, its root linked to the span that it was taken after.
+events of the root span, the newest of them where there are many. A fork exports what it ran itself, its root linked
+to the span that it was taken after.
 
 Spans are built as the SDK's `ReadableSpan`, which an exporter takes, and not through a tracer: sampling, limits of
 attributes and `OTEL_SDK_DISABLED` are rules for a program that watches itself, and would lose parts of the past.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import blake2b
+from heapq import heappush, heappushpop
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from eventstore.store import Store
 
 BATCH_SPANS = 512
+MOST_EVENTS = 1000
+"""How many events a root span has: collectors refuse what is too large, and the whole batch with it."""
 _ROOT = "0"
 
 
@@ -49,8 +53,9 @@ def export_spans(
     """Give the spans of these traces to an exporter, in batches; how many there were.
 
     `trace_ids`: taken one by one, so a generator sees how far it is. `resource`: who the spans are from, by default
-    what the `OTEL_*` environment says, with service name `eventstore` where it names none. Memory holds a batch, not
-    a trace. The exporter stays open.
+    what the `OTEL_*` environment says, with service name `eventstore` where it names none. Memory holds a batch of
+    spans, not those of a trace, beside a trace's barriers and checkpoints; of these the root span gets the newest
+    1,000 events, and `eventstore.events_left_out` says how many it lacks. The exporter stays open.
 
     Raises DeliveryFailed when the exporter does not take a batch; what went before stays delivered, and exporting
     again gives the same ids. Raises TraceNotFound, TraceErased, LogCorrupted, Trimmed for history that goes meanwhile.
@@ -147,22 +152,29 @@ class _Run:
         own_after = self.origin.seq if self.origin is not None else 0
         before_fork: Span | None = None
         began: datetime | None = None
+        inside: dict[int, datetime] = {}  # of parallel nodes to come, when their last own branch was over
         cost = 0.0
         for span in self.reading.spans():
-            if span.seq <= own_after:
+            has_own = span.is_parallel and span.opened_seq in inside
+            if span.seq <= own_after and not has_own:
                 before_fork = span if span.ended_at is not None else before_fork
                 continue
             began = span.started_at if began is None else min(began, span.started_at)
             cost += span.token_cost
             if span.ended_at is not None or span.abandoned:
-                yield self._span(span)
+                over = span.ended_at or span.started_at
+                if span.within is not None:
+                    inside[span.within] = max(over, inside.get(span.within, over))
+                yield self._span(span, inside.pop(span.opened_seq, None) if span.is_parallel else None)
         yield self._root(began, cost, before_fork)
 
-    def _span(self, span: Span) -> ReadableSpan:
+    def _span(self, span: Span, inside_over: datetime | None) -> ReadableSpan:
+        """`inside_over`: of a parallel node, when its last branch was over."""
         parent = _ROOT if span.within is None else f"{span.within}/"
         over = span.ended_at
-        if over is None and span.is_parallel and self.reading.fold.ended is not None:
-            over = self.reading.fold.ended[0]
+        if over is None and span.is_parallel:
+            ended = self.reading.fold.ended
+            over = max((at for at in (inside_over, ended and ended[0]) if at), default=None)
         if span.success is None:
             status = Status(StatusCode.ERROR, "it may or may not have run: there is no result")
         elif span.success:
@@ -202,6 +214,7 @@ class _Run:
         status = Status(StatusCode.UNSET)
         if row.status == "failed":
             status = Status(StatusCode.ERROR, None if ended is None else ended[1])
+        events, left_out = self._newest_events()
         return ReadableSpan(
             row.name or "run",
             self.context(self.trace_id, _ROOT),
@@ -217,8 +230,9 @@ class _Run:
                 trimmed_seq=reading.trimmed_seq or None,
                 parent_trace_id=None if origin is None else origin.trace_id,
                 fork_seq=None if origin is None else origin.seq,
+                events_left_out=left_out or None,
             ),
-            events=sorted(self._events(), key=lambda event: event.timestamp),
+            events=events,
             links=[] if origin is None else [self._link(origin, before_fork)],
             status=status,
             start_time=start_ns,
@@ -233,6 +247,18 @@ class _Run:
             owner, place = before_fork.inherited_from or owner, _place(before_fork)
         attributes = _attributes(parent_trace_id=origin.trace_id, fork_seq=origin.seq)
         return Link(self.context(owner, place, is_remote=True), attributes)
+
+    def _newest_events(self) -> tuple[list[Event], int]:
+        """The newest events, oldest first, and how many others there are."""
+        newest: list[tuple[int, int, Event]] = []
+        number = -1
+        for number, event in enumerate(self._events()):
+            item = event.timestamp, number, event
+            if len(newest) < MOST_EVENTS:
+                heappush(newest, item)
+            else:
+                heappushpop(newest, item)
+        return [event for _, _, event in sorted(newest)], number + 1 - len(newest)
 
     def _events(self) -> Iterator[Event]:
         own_after = self.origin.seq if self.origin is not None else 0
