@@ -87,8 +87,9 @@ def resume(
     changed graph: `mode` STRICT refuses it, FORCE goes on and records it; `renamed_from` ({new name: old name})
     and `at` say where open ends belong. `force`: after a crash loop. `effects`: what a fork does before a side
     effect that its parent has had: `"ask"` a human, `"run"` it again, `"reuse"` what the parent recorded (then
-    its own edges say where to go, unless the node itself had chosen). `max_steps`: instead of the graph's. `wait_s`: how long to wait for another owner to let go; `waits` False:
-    give the run back instead of sitting out the time before a retry.
+    its own edges say where to go, unless the node itself had chosen). `max_steps`: instead of the graph's. `wait_s`:
+    how long to wait for another owner to let go; `waits` False: give the run back instead of sitting out the time
+    before a retry.
 
     Raises GraphHashMismatch, RunOwned, CrashLoop, TraceEndedError (cancelled), RunFailed, Fenced, TraceNotFound.
 
