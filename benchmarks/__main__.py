@@ -65,7 +65,11 @@ def targets(quick: bool, only: tuple[str, ...], as_json: bool, parent: Path | No
     told = Console(stderr=True, highlight=False)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="eventstore-bench-", dir=parent))
-    bench = Bench(folder, quick=quick, say=lambda text: told.print(f"{time.monotonic() - started:6.1f} s  {text}", markup=False))
+
+    def say(text: str) -> None:
+        told.print(f"{time.monotonic() - started:6.1f} s  {text}", markup=False)
+
+    bench = Bench(folder, quick=quick, say=say)
     try:
         measures = [measure for name in only or CASES for measure in CASES[name](bench)]
     finally:
