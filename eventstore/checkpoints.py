@@ -15,7 +15,7 @@ from uuid import UUID
 import apsw
 
 from .checkpoint import Checkpoint, CheckpointTrigger
-from .codec import same as same
+from .codec import same
 from .errors import CheckpointNotFound, TraceNotFound
 from .event import DeltaOp, DeltaSource, StateDelta, utc
 from .log import boundary, find_trace

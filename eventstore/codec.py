@@ -219,6 +219,19 @@ def envelope(event: ControlEvent) -> Envelope:
     return Envelope(kind, data)
 
 
+def check_text(what: str, text: str | None) -> None:
+    """Raise ValueRefused for text that no file can hold.
+
+    >>> check_text("by", chr(0xdcff))
+    Traceback (most recent call last):
+    eventstore.errors.ValueRefused: value at 'by' refused: it holds a lone surrogate
+    """
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise ValueRefused(what, "it holds a lone surrogate") from None
+
+
 def check_append_id(append_id: Any) -> None:
     """Raise ValueRefused unless it is None, a string of 1 to 1,024 bytes, or a 64-bit integer."""
     if append_id is None or (type(append_id) is int and INT_MIN <= append_id <= INT_MAX):

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from .checkpoint import GraphHashMode
-from .checkpoints import same
-from .codec import normalise_state
+from .codec import normalise_state, same
 from .control import ENDED
 from .definition import changes
 from .effects import Effects, effects_after

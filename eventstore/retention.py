@@ -21,8 +21,8 @@ import apsw
 
 from . import bases, blockers, chain, log
 from .blockers import NOTHING_LEAVES, Leaving, RetentionBlocker
-from .codec import as_column, decode_rows, state_size_bytes
-from .errors import LogCorrupted, RetentionBlocked, StateError, StorageFull, StoreBusy, Trimmed, ValueRefused
+from .codec import as_column, check_text, decode_rows, state_size_bytes
+from .errors import LogCorrupted, RetentionBlocked, StateError, StorageFull, StoreBusy, Trimmed
 from .event import JsonRecord
 from .link import State, decode_whole, encode_whole, fold_rows
 from .log import Head, LogRow, TraceRow
@@ -303,16 +303,3 @@ def check_window(retry_window_s: float) -> None:
     """
     if not (math.isfinite(retry_window_s) and retry_window_s >= 0):
         raise ValueError(f"retry_window_s is a finite number of 0 or more, not {retry_window_s}")
-
-
-def check_text(what: str, text: str | None) -> None:
-    """Raise ValueRefused for text that no file can hold.
-
-    >>> check_text("by", chr(0xdcff))
-    Traceback (most recent call last):
-    eventstore.errors.ValueRefused: value at 'by' refused: it holds a lone surrogate
-    """
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError:
-        raise ValueRefused(what, "it holds a lone surrogate") from None

@@ -14,6 +14,7 @@ import apsw
 
 from . import blockers, log, retention
 from .blockers import RetentionBlocker
+from .codec import check_text
 from .errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, StorageError, TraceErased, TraceNotFound
 from .event import JsonRecord
 from .log import TraceRow
@@ -85,7 +86,7 @@ def apply_plan(
     """
     if store._database.read_only:
         raise StorageError(store.path, "opened read-only")
-    retention.check_text("by", by)
+    check_text("by", by)
     retention.check_window(plan.retry_window_s)
     before_bytes = retention.file_bytes(store)
     removals = []

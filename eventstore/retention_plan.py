@@ -16,6 +16,7 @@ import msgspec
 
 from . import blockers, log, retention
 from .blockers import NOTHING_LEAVES, Leaving, RetentionBlocker
+from .codec import check_text
 from .errors import LogCorrupted
 from .event import JsonRecord, utc
 from .log import Head, TraceRow
@@ -127,10 +128,10 @@ def plan_retention(
     if keep_checkpoints is not None and keep_checkpoints < 0:
         raise ValueError(f"keep_checkpoints is 0 or more, not {keep_checkpoints}")
     retention.check_window(retry_window_s)
-    retention.check_text("name", name)
+    check_text("name", name)
     statuses = [status] if isinstance(status, str) else status
     for asked in statuses or ():
-        retention.check_text("status", asked)
+        check_text("status", asked)
     for unknown in set(statuses or ()) - set(STATUSES):
         raise ValueError(f"a status is one of {', '.join(STATUSES)}, not {unknown!r}")
     now_us = time.time_ns() // 1000

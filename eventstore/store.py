@@ -39,7 +39,7 @@ from . import (
 from .bases import BaseInfo
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
-from .codec import as_column, check_key, encode_body, envelope, normalise_state
+from .codec import as_column, check_key, check_text, encode_body, envelope, normalise_state
 from .control import ENDED
 from .database import Database, Durability
 from .errors import LogCorrupted, MissingKey, RunOwned, ValueRefused
@@ -238,7 +238,7 @@ class Store:
         `status`, `name`: only those. Raises ValueRefused for a name that no file can hold.
         """
         if name is not None:
-            retention.check_text("name", name)
+            check_text("name", name)
         with self._database.reader() as connection:
             found: list[Any] = connection.execute(TRACES, (after, status, name, limit)).fetchall()
             infos = []

@@ -237,7 +237,7 @@ def test_with_the_hook_of_the_runs_nothing_leaks_and_the_result_is_right(hooked:
 
 
 def test_a_hook_that_is_none_is_refused(run: Run, hooked: Path) -> None:
-    assert "name a hook" in run("flow.py:graph", "t1", "--redact", "hide", code=2).output
+    assert "name a function" in run("flow.py:graph", "t1", "--redact", "hide", code=2).output
     assert "has no nothing" in run("flow.py:graph", "t1", "--redact", "hooked.py:nothing", code=1).output
     assert "not a function" in run("flow.py:graph", "t1", "--redact", "hooked.py:es.__version__", code=1).output
     assert "--redact" in run("--help").output

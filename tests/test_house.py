@@ -103,7 +103,25 @@ def test_apsw_is_imported_in_one_layer_only(module):
     assert not imported(module) & {"apsw", "sqlite3"}
 
 
-@pytest.mark.parametrize("module", MODULES)
+EDGES = [path for folder in ("analysis", "transfer", "integrations", "cli") for path in (PACKAGE / folder).glob("*.py")]
+SQL_OF_EDGES = {"analysis/check", "analysis/schema", "analysis/source", "analysis/target",
+                "transfer/incoming", "transfer/loading", "transfer/outgoing"}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EDGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_an_edge_says_what_it_is_and_speaks_sql_only_where_that_is_its_work(path):
+    module = f"{path.parent.name}/{path.stem}"
+    MODULES[module] = ast.parse(path.read_text("utf-8"))
+    try:
+        assert ast.get_docstring(MODULES[module])
+        if module not in SQL_OF_EDGES:
+            assert [text for text in strings(module) if SPEAKS_SQL.search(text)] == []
+            assert not imported(module) & {"apsw", "sqlite3"}
+    finally:
+        del MODULES[module]
+
+
+@pytest.mark.parametrize("module", list(MODULES))
 def test_every_module_begins_with_what_it_is(module):
     assert ast.get_docstring(MODULES[module])
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from eventstore import log
+from eventstore.codec import check_text
 from eventstore.database import Database
-from eventstore.errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, Trimmed, ValueRefused
+from eventstore.errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, Trimmed
 from eventstore.log import Head, TraceRow
 
 PAGE_ROWS = 500
@@ -48,11 +49,8 @@ def chosen(database: Database, trace_ids: Sequence[str] | None, name: str | None
 
     Raises TraceNotFound, TraceErased, ValueRefused.
     """
-    for what, text in (("name", name), ("status", status)):
-        try:
-            (text or "").encode()
-        except UnicodeEncodeError:
-            raise ValueRefused(what, f"{text!r} holds a lone surrogate") from None
+    check_text("name", name)
+    check_text("status", status)
     with database.reader() as connection:
         if trace_ids is None:
             found: set[Any] = {row_id for (row_id,) in connection.execute(CHOSEN, (name, status))}

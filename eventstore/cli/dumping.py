@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import click
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from eventstore.errors import EventStoreError
 from eventstore.store import Store
@@ -24,6 +23,7 @@ from eventstore.transfer.outgoing import DumpCounts, dump
 from .choosing import choice, chosen, every
 from .opening import json_option, open_for_reading
 from .output import Output, count, visible
+from .progress import progress_bar
 from .stopping import INTERRUPTED
 
 SQLITE = b"SQLite format 3\0"
@@ -148,23 +148,13 @@ def _sync_folder(folder: Path) -> None:
 @contextmanager
 def _progress(store: Store, ids: Sequence[str] | None) -> Iterator[tuple[Any, Any]]:
     """Gives `on_trace`, which moves the bar, and `tell`, which prints above it."""
-    at_terminal = sys.stderr is not None and sys.stderr.isatty()
-    console = Console(stderr=True, force_terminal=at_terminal, markup=False, highlight=False, emoji=False)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not at_terminal,
-    )
+    bar = progress_bar("{task.description}", MofNCompleteColumn())
     total = 0
-    if at_terminal:
+    if not bar.disable:
         total = len(ids) if ids is not None else sum(1 for _ in every(store))
     task = bar.add_task("traces", total=total)
     with bar:
-        yield lambda trace_id: bar.advance(task), lambda text: console.print(visible(text), soft_wrap=True)
+        yield lambda trace_id: bar.advance(task), lambda text: bar.console.print(visible(text), soft_wrap=True)
 
 
 def _told(counts: DumpCounts) -> str:

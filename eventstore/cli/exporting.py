@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from .choosing import choice, chosen
 from .dumping import jsonl
 from .opening import json_option, open_for_reading
 from .output import Output, Size, count, pretty, visible
+from .progress import progress_bar
 from .spans import spans
 from .stopping import INTERRUPTED
 from .timing import picture
@@ -64,18 +63,7 @@ def sqlite(
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
     """Gives what moves the bar: runs done, of how many, deltas so far."""
-    at_terminal = sys.stderr is not None and sys.stderr.isatty()
-    console = Console(stderr=True, force_terminal=at_terminal, markup=False, highlight=False, emoji=False)
-    bar = Progress(
-        TextColumn("runs", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[deltas]:,} deltas, {task.fields[rate]:,.0f}/s", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not at_terminal,
-    )
+    bar = progress_bar("runs", MofNCompleteColumn(), "{task.fields[deltas]:,} deltas, {task.fields[rate]:,.0f}/s")
     task = bar.add_task("", total=None, deltas=0, rate=0.0)
     started = time.monotonic()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn
 
 from eventstore.errors import EventStoreError, MalformedDump
 from eventstore.store import Store
@@ -24,6 +22,7 @@ from eventstore.transfer.loading import LoadCounts, is_dump, load
 
 from .opening import json_option
 from .output import Column, Output, visible
+from .progress import progress_bar
 from .stopping import INTERRUPTED
 
 COLUMNS = (
@@ -164,18 +163,7 @@ def _load(store: Store, source: Dump, on_file: OnFile, on_bad: Callable[[EventSt
 @contextmanager
 def _progress() -> Iterator[tuple[OnFile, Callable[[str], None]]]:
     """Gives `on_file`, which starts a bar and gives what moves it, and `tell`, which prints above it."""
-    at_terminal = sys.stderr is not None and sys.stderr.isatty()
-    console = Console(stderr=True, force_terminal=at_terminal, markup=False, highlight=False, emoji=False)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[steps]:,} steps", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not at_terminal,
-    )
+    bar = progress_bar("{task.description}", TaskProgressColumn(), "{task.fields[steps]:,} steps")
 
     task = bar.add_task("", total=1.0, steps=0)
 
@@ -184,7 +172,7 @@ def _progress() -> Iterator[tuple[OnFile, Callable[[str], None]]]:
         return lambda: bar.update(task, completed=source.fraction, steps=0 if counts is None else counts.steps)
 
     def tell(text: str) -> None:
-        console.print(visible(text), soft_wrap=True)
+        bar.console.print(visible(text), soft_wrap=True)
 
     with bar:
         yield on_file, tell

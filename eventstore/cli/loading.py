@@ -34,17 +34,23 @@ def load_graph(target: str) -> Graph:
 
     Raises click.ClickException (what cannot be imported, or is no graph), click.UsageError, GraphInvalid.
     """
+    found = load_named(target, "graph")
+    graph = found if isinstance(found, Graph) else _made(target, found)
+    return graph.build()
+
+
+def load_named(target: str, what: str) -> Any:
+    """What `module:name` or `path/to/file.py:name` names; `what` it is to be. Raises as `load_graph`."""
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
-        raise click.UsageError(visible(f"{target}: name a graph as module:graph or path/to/file.py:graph"))
+        raise click.UsageError(visible(f"{target}: name a {what} as module:{what} or path/to/file.py:{what}"))
     found: Any = _module(place)
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             raise click.ClickException(visible(f"{place} has no {name}")) from None
-    graph = found if isinstance(found, Graph) else _made(target, found)
-    return graph.build()
+    return found
 
 
 def _module(place: str) -> ModuleType:

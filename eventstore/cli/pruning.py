@@ -16,8 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 from rich.text import Text
 
 from eventstore.retention_apply import RetentionReport, TraceRemoval, apply_plan
@@ -26,6 +25,7 @@ from eventstore.retention_plan import RetentionPlan, TracePlan, plan_retention
 from .listing import STATUS_STYLES
 from .opening import find_trace, json_option, open_for_reading, open_for_writing
 from .output import MIN_CUT, Age, Column, Output, Size, count, pretty, visible
+from .progress import progress_bar
 from .stopping import INTERRUPTED
 
 COLUMNS = (
@@ -224,10 +224,7 @@ def _apply(ctx: click.Context, plan: RetentionPlan) -> RetentionReport:
 @contextmanager
 def _progress(plan: RetentionPlan) -> Iterator[Any]:
     """Gives what moves the bar, one trace a call."""
-    at_terminal = sys.stderr is not None and sys.stderr.isatty()
-    console = Console(stderr=True, force_terminal=at_terminal, markup=False, highlight=False, emoji=False)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not at_terminal) as bar:
+    with progress_bar("{task.description}", MofNCompleteColumn()) as bar:
         task = bar.add_task("traces", total=sum(entry.acts for entry in plan.traces))
         yield lambda removal: bar.advance(task)
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 from rich.text import Text
 
 from eventstore.divergence import Replay
@@ -27,9 +26,10 @@ from eventstore.store import Store
 from eventstore.store import open as open_store
 
 from .choosing import choice, chosen
-from .loading import _module, graph_argument, load_graph
+from .loading import graph_argument, load_graph, load_named
 from .opening import at_option, command_for, json_option, open_for_reading
 from .output import Column, Output, count, visible
+from .progress import progress_bar
 from .stopping import INTERRUPTED
 
 ID_CHARACTERS = 36
@@ -150,15 +150,7 @@ def _without_values(found: Replay) -> Replay:
 
 def _load_hook(target: str) -> Redactor:
     """The function that `target` names. Raises click.ClickException, click.UsageError."""
-    place, colon, name = target.rpartition(":")
-    if not colon or not place or not name:
-        raise click.UsageError(visible(f"{target}: name a hook as module:function or path/to/file.py:function"))
-    found: Any = _module(place)
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise click.ClickException(visible(f"{place} has no {name}")) from None
+    found = load_named(target, "function")
     if not callable(found):
         raise click.ClickException(visible(f"{target} is {type(found).__name__}, not a function"))
     return cast("Redactor", found)
@@ -233,10 +225,7 @@ class _Table:
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
     """Gives what moves the bar by one trace; there is a bar for several traces on a terminal."""
-    at_terminal = sys.stderr is not None and sys.stderr.isatty()
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    columns = (TextColumn("replaying", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not at_terminal or total < 2)
+    bar = progress_bar("replaying", MofNCompleteColumn(), shown=total > 1)
     task = bar.add_task("", total=total)
     with bar:
         yield lambda: bar.advance(task)

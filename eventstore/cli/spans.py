@@ -8,20 +8,19 @@ failed becomes the reason in the one line that a command fails with.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from eventstore.errors import DeliveryFailed
 
 from .choosing import choice, chosen
 from .opening import json_option, open_for_reading
 from .output import Output, count, visible
+from .progress import progress_bar
 from .stopping import INTERRUPTED
 
 TRACES_PATH = "/v1/traces"
@@ -116,18 +115,7 @@ def _told() -> Iterator[list[str]]:
 @contextmanager
 def _progress(ids: Sequence[str]) -> Iterator[Iterator[str]]:
     """The ids one by one, with a bar on stderr that says how many were taken."""
-    at_terminal = sys.stderr is not None and sys.stderr.isatty()
-    console = Console(stderr=True, force_terminal=at_terminal, markup=False, highlight=False, emoji=False)
-    bar = Progress(
-        TextColumn("sending", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not at_terminal,
-    )
+    bar = progress_bar("sending", MofNCompleteColumn(), "runs")
     with bar:
         task = bar.add_task("", total=len(ids))
 

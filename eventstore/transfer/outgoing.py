@@ -19,7 +19,7 @@ import msgspec
 
 from eventstore import chain, log
 from eventstore.bases import root_checksum
-from eventstore.codec import decode_rows, json_encode, normalise
+from eventstore.codec import check_text, decode_rows, json_encode
 from eventstore.database import FORMAT as FILE_FORMAT
 from eventstore.errors import EventStoreError, LogCorrupted, Trimmed
 from eventstore.event import JsonRecord, utc
@@ -109,9 +109,8 @@ def dump(
     >>> counts.traces, counts.commits, [line[:12] for line in out.getvalue().splitlines()]
     (1, 1, [b'{"eventstore', b'{"trace":{"t', b'{"commit":{"', b'{"closed":{"', b'{"end":{"tra'])
     """
-    for what, text in (("name", name), ("status", status)):
-        if text is not None:
-            normalise(what, text)
+    check_text("name", name)
+    check_text("status", status)
     whole = trace_ids is None and name is None and status is None
     writing = _Dump(store, out)
     writing.header(whole)
