@@ -20,7 +20,7 @@ from msgspec import UNSET
 from .errors import ValueRefused
 from .event import StateDelta
 from .fold import INT_MAX, INT_MIN
-from .opaque import Opaque, enc_hook, ext_hook
+from .opaque import Opaque, enc_hook, ext_hook, json_hook
 from .recorded import KIND_OF, KINDS, ControlEvent
 
 MAX_DEPTH = 128
@@ -31,6 +31,7 @@ MAX_BODY_BYTES = 256 * 1024 * 1024
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 json_encode = _json.encode
+_described = msgspec.json.Encoder(enc_hook=json_hook).encode
 msgpack_encode = _msgpack.encode
 _json_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 _msgpack_decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
@@ -104,7 +105,7 @@ def normalise(key: str, value: Any) -> tuple[Any, Any, int]:
             value.check()
         except ValueError as error:
             raise ValueRefused(key, str(error)) from None
-        return value, value, len(value.data)
+        return value, value, value.size_bytes
     try:
         raw = json_encode(value)
         if len(raw) > MAX_VALUE_BYTES:
@@ -339,7 +340,7 @@ def decode_derived(body: bytes) -> Any:
 
 def size_bytes(value: Any) -> int:
     """The JSON size of a live value; an opaque one counts its bytes."""
-    return len(value.data) if type(value) is Opaque else len(json_encode(value))
+    return value.size_bytes if type(value) is Opaque else len(_described(value))
 
 
 def as_column(body: bytes) -> str | bytes:

@@ -5,7 +5,8 @@ control keys, so bases, links and forks carry it with no mechanism of its own. K
 `status`, `graph_hash`, `next`, `steps`, `waits` (barriers pending), `visits/NODE`, `reducer/KEY`,
 `raised/NODE`, `barrier/ID`, `resolved/NODE` (the decision a node goes on with). Keys of a durable run, by
 the path of a node or branch: `epoch`, `unrouted`, `cancel`, `decision/ID`, `intent/PATH`, `retry/PATH`,
-`held/PATH` (a branch's result), `failed/PATH`, `calls/PATH` (values recorded at once).
+`held/PATH` (a branch's result), `failed/PATH`, `calls/PATH` (values recorded at once). Keys of another
+framework's thread: `scope`, `checkpoint` (the last one), `version/CHANNEL`, `seen/NODE`.
 """
 
 from __future__ import annotations
@@ -173,7 +174,44 @@ def _trace_reopened(data: Mapping[str, Any]) -> Iterator[ControlDelta]:
         yield "next", "put", data["next"]
 
 
-_DELTAS = {
+def _scope_entered(data: Sequence[Any]) -> Iterator[ControlDelta]:
+    yield "scope", "put", list(data)
+
+
+CHECKPOINT_DEFAULTS: tuple[Any, ...] = ([], {}, {}, False, None, 4, None, [], [], None)
+"""Of a `CheckpointPut` as its body holds it, from `versions` on."""
+
+
+def _checkpoint_put(data: Sequence[Any]) -> Iterator[ControlDelta]:
+    name, at, *given = data
+    versions, seen, metadata, follows, updated, kept_as, parent, unversioned, unseen, rest = (
+        *given,
+        *CHECKPOINT_DEFAULTS[len(given) :],
+    )
+    for version, channels in versions:
+        for channel in channels:
+            yield f"version/{channel}", "put", version
+    for channel in unversioned:
+        yield f"version/{channel}", "delete", None
+    for node, versions_seen in seen.items():
+        yield f"seen/{node}", "put", versions_seen
+    for node in unseen:
+        yield f"seen/{node}", "delete", None
+    if updated is True:
+        updated = sorted(channel for _, channels in versions for channel in channels)
+    kept = {"name": name, "at": at, "updated": updated, "format": kept_as}
+    if not follows:
+        kept["parent"] = parent
+    if rest is not None:
+        kept["rest"] = rest
+    if type(metadata) is not dict:
+        kept["metadata"] = metadata
+    yield "checkpoint", "put", kept
+
+
+_DELTAS: Mapping[str, Any] = {
+    "scope_entered": _scope_entered,
+    "checkpoint_put": _checkpoint_put,
     "trace_started": _trace_started,
     "trace_forked": _trace_forked,
     "barrier_raised": _barrier_raised,

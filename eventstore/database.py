@@ -36,7 +36,7 @@ from .turnstile import Turnstile
 Durability = Literal["full", "normal"]
 
 APPLICATION_ID = 0x74724553  # "trES"
-FORMAT = 5
+FORMAT = 6
 """The newest format: how many scripts `schema/` holds."""
 NEEDED_SQLITE = (3, 51, 3)
 _IDLE_READERS = 4

@@ -104,8 +104,10 @@ def find_trace(connection: apsw.Connection, trace_id: str) -> TraceRow:
 
 
 def trace_by_row(connection: apsw.Connection, row_id: int) -> TraceRow:
-    """The trace of that row id."""
+    """The trace of that row id. Raises TraceNotFound."""
     row: Any = connection.execute(TRACE_BY_ROW, (row_id,)).fetchone()
+    if row is None:
+        raise TraceNotFound(f"with row id {row_id}")
     return TraceRow._make(row)
 
 

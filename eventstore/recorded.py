@@ -30,6 +30,7 @@ from .run_event import (
     TraceReopened,
     ValueRecorded,
 )
+from .scope_event import CheckpointPut, ScopeEntered, WritesPut
 
 RunEvent = (
     OwnerChanged
@@ -43,7 +44,18 @@ RunEvent = (
     | GraphChanged
     | TraceReopened
 )
-ControlEvent = TraceStarted | TraceForked | NodeExecuted | BarrierRaised | BarrierDecided | TraceEnded | Note | RunEvent
+AdapterEvent = ScopeEntered | CheckpointPut | WritesPut
+ControlEvent = (
+    TraceStarted
+    | TraceForked
+    | NodeExecuted
+    | BarrierRaised
+    | BarrierDecided
+    | TraceEnded
+    | Note
+    | RunEvent
+    | AdapterEvent
+)
 Event = StateDelta | ControlEvent
 
 RUN_KINDS: dict[str, type[Any]] = {
@@ -57,6 +69,12 @@ RUN_KINDS: dict[str, type[Any]] = {
     "trace_reopened": TraceReopened,
 }
 """What only a run writes."""
+ADAPTER_KINDS: dict[str, type[Any]] = {
+    "scope_entered": ScopeEntered,
+    "checkpoint_put": CheckpointPut,
+    "writes_put": WritesPut,
+}
+"""What only an adapter writes that keeps another framework's checkpoints."""
 MAIL: dict[str, type[Any]] = {
     "note": Note,
     "decision_submitted": DecisionSubmitted,
@@ -72,6 +90,7 @@ KINDS: dict[str, type[Any]] = {
     "trace_ended": TraceEnded,
     **MAIL,
     **RUN_KINDS,
+    **ADAPTER_KINDS,
 }
 KIND_OF: dict[type[Any], str] = {StateDelta: "delta", **{cls: kind for kind, cls in KINDS.items()}}
 
@@ -95,6 +114,6 @@ class RecordedEvent(JsonRecord, frozen=True):
     at: datetime
 
     def __post_init__(self) -> None:
-        if isinstance(self.event, dict):
+        if isinstance(self.event, dict | list):
             cls = StateDelta if self.kind == "delta" else KINDS[self.kind]
             msgspec.structs.force_setattr(self, "event", msgspec.convert(self.event, cls))

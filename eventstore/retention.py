@@ -294,6 +294,20 @@ def give_back(store: Store, *, rewrite: bool) -> bool:
         return False
 
 
+def release_pages(store: Store) -> None:
+    """Return free pages to the file system, unless another writer is at work or the disk is full: then they stay."""
+    connection = store._database.writer
+
+    def work() -> None:
+        for _ in connection.execute("PRAGMA incremental_vacuum"):
+            pass
+
+    try:
+        store._writer.quiet(work)
+    except (StoreBusy, StorageFull):
+        return
+
+
 def check_window(retry_window_s: float) -> None:
     """Raise ValueError unless it is a length of time.
 

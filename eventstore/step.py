@@ -124,7 +124,7 @@ class Draft:
         elif type(old) is tuple:
             self.is_exact = False
         else:
-            self.growth_bytes += size - (len(old.data) if type(old) is Opaque else len(json_encode(old)))
+            self.growth_bytes += size - (old.size_bytes if type(old) is Opaque else len(json_encode(old)))
         if kind is Opaque:
             self.opaque = True
         overlay[key] = live

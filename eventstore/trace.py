@@ -74,7 +74,7 @@ from .pending import (
 from .places import At
 from .policy import FoldInput
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
-from .recorded import MAIL, RUN_KINDS, Event, RecordedEvent
+from .recorded import ADAPTER_KINDS, MAIL, RUN_KINDS, Event, RecordedEvent
 from .redaction import redact_event
 from .reduce import Reducer, ReducerRegistry
 from .step import Draft, LiveDelta, Step, converted
@@ -513,8 +513,9 @@ class Trace(Lookback):
         for event in events:
             if event.kind == "trace_ended" and event.data.get("status", "completed") not in ENDED:
                 raise ValueRefused("status", f"{event.data['status']!r} is none of {', '.join(sorted(ENDED))}")
-            if event.kind in RUN_KINDS:
-                raise EventStoreError(f"trace {self.id}: {event.kind} is written by a run, not by append")
+            if event.kind in RUN_KINDS or event.kind in ADAPTER_KINDS:
+                by = "a run" if event.kind in RUN_KINDS else "an adapter"
+                raise EventStoreError(f"trace {self.id}: {event.kind} is written by {by}, not by append")
             if event.data.get("retry_at_us") is not None and (
                 event.data.get("success", True) or event.data.get("falls_back")
             ):
@@ -546,9 +547,10 @@ class Trace(Lookback):
         score_passed: bool = False,
         sync: bool = False,
         at_us: int = 0,
+        opaque: bool = False,
     ) -> Pending:
         store = self._store
-        opaque = draft is not None and draft.opaque
+        opaque = opaque or (draft is not None and draft.opaque)
         body = encode_body(wire, opaque)
         n, size = len(wire), len(body)
         own_id = store._random.getrandbits(63) if append_id is None else append_id

@@ -98,16 +98,16 @@ def _commits(store: Store, row: TraceRow, after: int, upto: int) -> Iterator[Log
 
 def _fold(store: Store, row: TraceRow, state: State, control: State, commit: LogRow) -> None:
     try:
-        _take_in(state, control, commit)
+        take_in(state, control, commit.body)
     except (ValueError, TypeError, KeyError, StateError) as error:
         raise LogCorrupted(store.path, row.trace_id, commit.first_seq, str(error)) from error
 
 
-def _take_in(state: State, control: State, commit: LogRow) -> None:
+def take_in(state: State, control: State, body: bytes) -> None:
     """Take in one commit; what it extends in place, it copies first, once."""
     own: set[str] = set()
     own_control: set[str] = set()
-    for event in decode_rows(commit.body):
+    for event in decode_rows(body):
         if event.kind == "delta":
             if event.op == "put":
                 state[event.key] = event.value

@@ -158,6 +158,12 @@ class Writer:
         with self._turn(), self._database.errors(), _Transaction(self._connection, synchronous, usual):
             return work(self._connection)
 
+    def insert(self, append: Append) -> None:
+        """Insert an append inside the transaction of a `write`. Raises its error."""
+        self._insert(append)
+        if append.error is not None:
+            raise append.error
+
     def quiet(self, work: Callable[[], T]) -> T:
         """Run `work` while no commit is under way, outside a transaction."""
         with self._turn(), self._database.errors():

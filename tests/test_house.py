@@ -16,12 +16,12 @@ import eventstore as es
 
 PACKAGE = Path(es.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-CORE = ["errors", "event", "opaque", "codec", "fold", "reduce", "control", "link", "policy", "record", "checkpoint",
-        "barrier", "chain", "mutation", "run_event", "recorded", "forking",
+CORE = ["errors", "event", "opaque", "readable", "codec", "fold", "reduce", "control", "link", "policy", "record",
+        "checkpoint", "barrier", "chain", "mutation", "run_event", "scope_event", "recorded", "forking",
         "diffing", "definition", "retrying", "plan", "graph_check", "effects", "regraphing", "run_stream",
         "span", "spanning", "waiting", "axis", "chart", "picture"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
-       "verify", "turnstile", "inbox", "ownership", "feed", "forks", "blockers", "retention_plan",
+       "verify", "threads", "turnstile", "inbox", "ownership", "feed", "forks", "blockers", "retention_plan",
        "retention_apply"]  # fmt: skip
 
 

@@ -1,0 +1,207 @@
+"""The writes that wait for the next checkpoint, in a trace of their own: a scope's journal.
+
+Writes that come while others are being committed go together into the next commit. What counts of them is decided
+when they are read: of ordinary writes the first, of special ones (errors, interrupts, …) the last of each index of a
+task. They may come before the checkpoint that they belong to, and long after the one that took them up.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
+
+from eventstore import chain, log, scopes
+from eventstore.codec import Envelope, as_column, decode_rows, encode_body, envelope
+from eventstore.errors import LogCorrupted, TraceErased, TraceNotFound, WrongExpectedVersion
+from eventstore.event import TraceStarted
+from eventstore.log import LogRow, TraceRow
+from eventstore.opaque import Opaque
+from eventstore.reduce import ReducerRegistry
+from eventstore.scopes import ScopeCheckpoint, ScopeKey
+from eventstore.store import Store, uuid7
+from eventstore.trace import Trace
+from eventstore.writer import Append
+
+from .values import Serializer, apart, together
+
+JOURNALS = 256
+ATTEMPTS = 16
+_random = random.Random()
+
+
+class Writes(NamedTuple):
+    """One task's writes as the log holds them."""
+
+    checkpoint: str
+    task: str
+    channels: list[str]
+    values: Opaque
+    path: str
+
+    def envelope(self) -> Envelope:
+        """As the event of a body."""
+        data: list[Any] = [self.checkpoint, self.task, self.channels, self.values]
+        return Envelope("writes_put", [*data, self.path] if self.path else data)
+
+
+def writes_of(serde: Serializer, checkpoint: str, writes: Sequence[tuple[str, Any]], task: str, path: str) -> Writes:
+    """A task's writes, serialized together. Raises what the serializer raises."""
+    channels, values = [channel for channel, _ in writes], [value for _, value in writes]
+    return Writes(checkpoint, task, channels, together(serde, values), path)
+
+
+class Waiting:
+    """Writes that wait to be committed, and what became of them."""
+
+    __slots__ = ("done", "error", "writes")
+
+    def __init__(self, writes: Writes) -> None:
+        self.writes = writes
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+
+
+class Queue:
+    """A scope's journal as this process knows it."""
+
+    __slots__ = ("__weakref__", "lock", "trace", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: deque[Waiting] = deque()
+        self.trace: Trace | None = None
+
+
+class Journals:
+    """The journals of one store. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._queues: OrderedDict[ScopeKey, Queue] = OrderedDict()
+
+    def put(self, key: ScopeKey, writes: Writes) -> None:
+        """Commit one task's writes. Raises storage errors."""
+        mine, queue = Waiting(writes), self._queue(key)
+        queue.waiting.append(mine)
+        with queue.lock:
+            if not mine.done.is_set():
+                self._commit(key, queue)
+        if mine.error is not None:
+            raise mine.error
+
+    def forget(self) -> None:
+        """What is remembered may be gone."""
+        with self._lock:
+            self._queues.clear()
+
+    def _queue(self, key: ScopeKey) -> Queue:
+        with self._lock:
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = Queue()
+                if len(self._queues) > JOURNALS:
+                    self._queues.popitem(last=False)
+            self._queues.move_to_end(key)
+            return queue
+
+    def _commit(self, key: ScopeKey, queue: Queue) -> None:
+        """Holding the queue's lock: commit all that waits."""
+        batch = []
+        while queue.waiting:  # whoever comes meanwhile goes along, or finds the lock free again
+            batch.append(queue.waiting.popleft())
+        try:
+            for attempt in range(ATTEMPTS):
+                try:
+                    self._append(key, queue, [waiting.writes for waiting in batch])
+                    break
+                except (WrongExpectedVersion, TraceErased, TraceNotFound):
+                    queue.trace = None  # another process wrote, or the thread was deleted
+                    if attempt == ATTEMPTS - 1:
+                        raise
+        except BaseException as error:
+            for waiting in batch:
+                waiting.error = error
+        finally:
+            for waiting in batch:
+                waiting.done.set()
+
+    def _append(self, key: ScopeKey, queue: Queue, batch: list[Writes]) -> None:
+        events = [writes.envelope() for writes in batch]
+        trace = queue.trace or self._find(key)
+        if trace is None:
+            self._begin(key, queue, batch, events)
+            return
+        queue.trace = trace
+        expected = trace.version
+        pending = trace._prepare(events, None, events, expected, None, opaque=True)
+        places = [(writes.checkpoint, seq) for seq, writes in enumerate(batch, expected + 1)]
+        pending.extras += scopes.writes_put(key, places)
+        trace._commit(pending)
+
+    def _find(self, key: ScopeKey) -> Trace | None:
+        with self._store._database.reader() as connection:
+            scope = scopes.find(connection, key)
+            if scope is None or scope.journal is None:
+                return None
+            row = log.trace_by_row(connection, scope.journal)
+            return Trace(self._store, row, log.head(connection, row), ReducerRegistry())
+
+    def _begin(self, key: ScopeKey, queue: Queue, batch: list[Writes], events: list[Envelope]) -> None:
+        store, trace_id = self._store, uuid7()
+        label = f"{key.thread_id}:{key.namespace}".rstrip(":") + " (writes)"
+        wire = [envelope(TraceStarted(label, {})), Envelope("scope_entered", list(key)), *events]
+        body, own_id, at_us = encode_body(wire, True), _random.getrandbits(63), time.time_ns() // 1000
+        digest = chain.extend(chain.genesis(trace_id), 1, len(wire), at_us, own_id, body)
+        row = (0, 1, len(wire), own_id, at_us, digest, as_column(body))
+        append = Append(trace_id, row, new_trace=(trace_id, label, None, 0, at_us))
+        append.extras = scopes.writes_put(key, [(writes.checkpoint, seq) for seq, writes in enumerate(batch, 3)])
+        store._writer.commit(append)
+        made = TraceRow(append.row[0], trace_id, label, None, 0, at_us, "running")
+        queue.trace = Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
+
+
+def read(store: Store, row: ScopeCheckpoint) -> list[Writes]:
+    """The writes of a checkpoint as they came. Raises LogCorrupted."""
+    found: list[Writes] = []
+    bodies: dict[tuple[int, int], list[Any]] = {}
+    places = row.written
+    if not places:
+        return found
+    with store._database.reader() as connection:
+        for trace, seq in places:
+            raw: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
+            if raw is None:
+                raise LogCorrupted(store.path, f"with row id {trace}", seq, "writes that a checkpoint has are gone")
+            commit = LogRow._make(raw)
+            try:
+                events = bodies.get((trace, commit.first_seq))
+                if events is None:
+                    events = bodies[trace, commit.first_seq] = decode_rows(commit.body)
+                checkpoint, task, channels, values, *path = events[seq - commit.first_seq].data
+            except (ValueError, IndexError, TypeError) as error:
+                raise LogCorrupted(store.path, f"with row id {trace}", commit.first_seq, str(error)) from error
+            found.append(Writes(checkpoint, task, channels, values, *path or ("",)))
+    return found
+
+
+def pending_writes(serde: Serializer, written: Iterable[Writes]) -> list[tuple[str, str, Any]]:
+    """What counts of the writes, in the order in which LangGraph wants them: `(task, channel, value)`.
+
+    Raises what the serializer raises.
+    """
+    kept: dict[tuple[str, int], tuple[str, str, Any]] = {}
+    for writes in written:
+        values = apart(serde, writes.values)
+        for index, (channel, value) in enumerate(zip(writes.channels, values, strict=True)):
+            place = writes.task, WRITES_IDX_MAP.get(channel, index)
+            if place[1] < 0 or place not in kept:
+                kept[place] = writes.path, channel, value
+    ordered = sorted(kept.items(), key=lambda item: writes_sort_key(item[1][0], *item[0]))
+    return [(task, channel, value) for (task, _), (_, channel, value) in ordered]

@@ -1,0 +1,244 @@
+"""SQL of the threads that an adapter keeps: which traces a thread has, and where its checkpoints stand.
+
+Every row is written in the commit of the event that it tells of. What is not read any more goes: a trace that no
+scope reads and that no fork stands on is erased, and with it the ones below it that only it kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+import msgspec
+
+from . import log, retention
+from .pending import Statement
+from .writer import TRACE_ROW
+
+SCOPE = "(SELECT id FROM scope WHERE adapter = ?1 AND thread_id = ?2 AND namespace = ?3)"
+ENTER = "INSERT OR IGNORE INTO scope (adapter, thread_id, namespace) VALUES (?, ?, ?)"
+READ_TRACE = f"INSERT OR IGNORE INTO scope_trace (trace, scope) VALUES (?4, {SCOPE})"
+SET_JOURNAL = "UPDATE scope SET journal = ?4 WHERE adapter = ?1 AND thread_id = ?2 AND namespace = ?3"
+PUT_CHECKPOINT = (
+    "INSERT INTO scope_checkpoint (scope, name, parent, trace, seq, status, run_id, metadata)"
+    f" VALUES ({SCOPE}, ?4, ?5, ?6, ?7, 'live', ?8, ?9)"
+    " ON CONFLICT (scope, name) DO UPDATE SET parent = excluded.parent, trace = excluded.trace, seq = excluded.seq,"
+    " status = 'live', run_id = excluded.run_id, metadata = excluded.metadata"
+)
+PUT_WRITES = (
+    "INSERT INTO scope_checkpoint (scope, name, status, writes)"
+    f" VALUES ({SCOPE}, ?4, 'announced', json_array(json_array(?5, ?6)))"
+    " ON CONFLICT (scope, name) DO UPDATE SET writes = json_insert(writes, '$[#]', json_array(?5, ?6))"
+)
+FIND = "SELECT id, thread_id, namespace, journal FROM scope WHERE adapter = ? AND thread_id = ? AND namespace = ?"
+OF_THREAD = "SELECT id, thread_id, namespace, journal FROM scope WHERE adapter = ? AND thread_id = ? ORDER BY namespace"
+OF_RUN = "SELECT DISTINCT scope FROM scope_checkpoint WHERE run_id = ?"
+BY_ID = "SELECT id, thread_id, namespace, journal FROM scope WHERE id = ?"
+COLUMNS = "SELECT c.scope, c.name, c.parent, c.trace, c.seq, c.status, c.run_id, c.metadata, c.writes"
+CHECKPOINT = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ? AND c.name = ?"
+LATEST = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ? AND c.status = 'live' ORDER BY c.name DESC LIMIT 1"
+EVERY = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ?"
+_PAGE = " AND c.status = 'live' AND (c.name, c.scope) < (?2, ?3) ORDER BY c.name DESC, c.scope DESC LIMIT ?4"
+PAGE_OF_SCOPE = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ?1{_PAGE}"
+PAGE_OF_THREAD = (
+    f"{COLUMNS} FROM scope_checkpoint c JOIN scope s ON s.id = c.scope WHERE s.adapter = ?5 AND s.thread_id = ?1{_PAGE}"
+)
+PAGE_OF_ALL = (
+    f"{COLUMNS} FROM scope_checkpoint c JOIN scope s ON s.id = c.scope WHERE s.adapter = ?5 AND ?1 IS NULL{_PAGE}"
+)
+IS_READ = "SELECT 1 FROM scope_trace WHERE trace = ?1 UNION ALL SELECT 1 FROM trace WHERE parent = ?1 LIMIT 1"
+OF_ADAPTER = "SELECT 1 FROM scope_trace WHERE trace = ? LIMIT 1"
+COPY_ROWS = (
+    "INSERT INTO scope_checkpoint (scope, name, parent, trace, seq, status, run_id, metadata, writes)"
+    " SELECT ?2, name, parent, trace, seq, status, run_id, metadata, writes FROM scope_checkpoint WHERE scope = ?1"
+)
+COPY_TRACES = "INSERT OR IGNORE INTO scope_trace (trace, scope) SELECT trace, ?2 FROM scope_trace WHERE scope = ?1"
+PAGE_ROWS = 256
+_seqs = msgspec.json.Decoder(list[tuple[int, int]]).decode
+
+
+class Scope(NamedTuple):
+    """A row of table `scope`."""
+
+    id: int
+    thread_id: str
+    namespace: str
+    journal: int | None
+
+
+class ScopeCheckpoint(NamedTuple):
+    """A row of table `scope_checkpoint`: a checkpoint of another framework, and where it stands."""
+
+    scope: int
+    name: str
+    parent: str | None
+    trace: int | None
+    seq: int | None
+    status: str
+    run_id: str | None
+    metadata: str | None
+    writes: str
+
+    @property
+    def written(self) -> list[tuple[int, int]]:
+        """Where its writes stand: the journal's row id and the seq."""
+        return [] if self.writes == "[]" else _seqs(self.writes)
+
+
+class ScopeKey(NamedTuple):
+    """What names a scope."""
+
+    adapter: str
+    thread_id: str
+    namespace: str
+
+
+def entering(key: ScopeKey) -> list[Statement]:
+    """Make the scope, if there is none, and note that it reads the trace of this commit."""
+    return [(ENTER, key), (READ_TRACE, (*key, TRACE_ROW))]
+
+
+def checkpoint_put(
+    key: ScopeKey, name: str, parent: str | None, seq: int, run_id: str | None, metadata: str | None
+) -> list[Statement]:
+    """The rows of a checkpoint that this commit puts."""
+    return [*entering(key), (PUT_CHECKPOINT, (*key, name, parent, TRACE_ROW, seq, run_id, metadata))]
+
+
+def writes_put(key: ScopeKey, written: Iterable[tuple[str, int]]) -> list[Statement]:
+    """The rows of writes that this commit, of the journal, puts: for each the checkpoint's name and its seq."""
+    rows = [(PUT_WRITES, (*key, name, TRACE_ROW, seq)) for name, seq in written]
+    return [*entering(key), (SET_JOURNAL, (*key, TRACE_ROW)), *rows]
+
+
+def find(connection: apsw.Connection, key: ScopeKey) -> Scope | None:
+    """The scope of that name."""
+    row: Any = connection.execute(FIND, key).fetchone()
+    return None if row is None else Scope._make(row)
+
+
+def of_thread(connection: apsw.Connection, adapter: str, thread_id: str) -> list[Scope]:
+    """Every namespace of a thread."""
+    return [Scope._make(row) for row in connection.execute(OF_THREAD, (adapter, thread_id)).fetchall()]
+
+
+def of_run(connection: apsw.Connection, run_id: str) -> list[Scope]:
+    """The scopes that hold a checkpoint of that run."""
+    ids = connection.execute(OF_RUN, (run_id,)).fetchall()
+    return [Scope._make(connection.execute(BY_ID, found).fetchone()) for found in ids]  # type: ignore[arg-type]
+
+
+def by_id(connection: apsw.Connection, scope: int) -> Scope:
+    """The scope of that row id."""
+    row: Any = connection.execute(BY_ID, (scope,)).fetchone()
+    return Scope._make(row)
+
+
+def checkpoint(connection: apsw.Connection, scope: int, name: str) -> ScopeCheckpoint | None:
+    """A scope's checkpoint of that name, whatever its status."""
+    row: Any = connection.execute(CHECKPOINT, (scope, name)).fetchone()
+    return None if row is None else ScopeCheckpoint._make(row)
+
+
+def latest(connection: apsw.Connection, scope: int) -> ScopeCheckpoint | None:
+    """The live checkpoint of a scope whose name is the greatest."""
+    row: Any = connection.execute(LATEST, (scope,)).fetchone()
+    return None if row is None else ScopeCheckpoint._make(row)
+
+
+def every(connection: apsw.Connection, scope: int) -> dict[str, ScopeCheckpoint]:
+    """All rows of a scope, by name."""
+    rows: Any = connection.execute(EVERY, (scope,))
+    return {row[1]: ScopeCheckpoint._make(row) for row in rows}
+
+
+def page(
+    connection: apsw.Connection, adapter: str, thread_id: str | None, scope: int | None, before: tuple[str | None, int]
+) -> list[ScopeCheckpoint]:
+    """Live checkpoints of a scope, a thread or all threads, the greatest name first, after `before` (name, scope)."""
+    name, at = before
+    after = ("\U0010ffff" if name is None else name, at, PAGE_ROWS)
+    if scope is not None:
+        rows: Any = connection.execute(PAGE_OF_SCOPE, (scope, *after))
+    elif thread_id is not None:
+        rows = connection.execute(PAGE_OF_THREAD, (thread_id, *after, adapter))
+    else:
+        rows = connection.execute(PAGE_OF_ALL, (None, *after, adapter))
+    return [ScopeCheckpoint._make(row) for row in rows]
+
+
+def is_adapters(connection: apsw.Connection, trace: int) -> bool:
+    """Whether a scope reads that trace."""
+    return connection.execute(OF_ADAPTER, (trace,)).fetchone() is not None
+
+
+# What goes. Each inside the caller's transaction.
+
+
+def remove(connection: apsw.Connection, scope: Scope, names: Sequence[str], ghosts: Sequence[str], by: str) -> None:
+    """Delete these checkpoints, make ghosts of those, and erase what is not read any more."""
+    connection.executemany(
+        "DELETE FROM scope_checkpoint WHERE scope = ? AND name = ?", [(scope.id, name) for name in names]
+    )
+    connection.executemany(
+        "UPDATE scope_checkpoint SET status = 'ghost', run_id = NULL WHERE scope = ? AND name = ?",
+        [(scope.id, name) for name in ghosts],
+    )
+    unread(connection, scope, by)
+
+
+def move(
+    connection: apsw.Connection,
+    row: ScopeCheckpoint,
+    trace: int | None,
+    seq: int | None,
+    writes: Sequence[tuple[int, int]],
+) -> None:
+    """Let a checkpoint stand elsewhere, its writes with it."""
+    connection.execute(
+        "UPDATE scope_checkpoint SET trace = ?, seq = ?, writes = ? WHERE scope = ? AND name = ?",
+        (trace, seq, msgspec.json.encode(list(writes)).decode(), row.scope, row.name),
+    )
+
+
+def reads(connection: apsw.Connection, scope: int, trace: int) -> None:
+    """Note that the scope reads that trace."""
+    connection.execute("INSERT OR IGNORE INTO scope_trace (trace, scope) VALUES (?, ?)", (trace, scope))
+
+
+def set_journal(connection: apsw.Connection, scope: int, trace: int | None) -> None:
+    """Let the scope write into that journal from now on."""
+    connection.execute("UPDATE scope SET journal = ? WHERE id = ?", (trace, scope))
+
+
+def copy(connection: apsw.Connection, source: Scope, target: ScopeKey) -> None:
+    """Give `target` the source's checkpoints and writes, by reference."""
+    connection.execute(ENTER, target)
+    found = find(connection, target)
+    assert found is not None
+    connection.execute(COPY_ROWS, (source.id, found.id))
+    connection.execute(COPY_TRACES, (source.id, found.id))
+
+
+def unread(connection: apsw.Connection, scope: Scope, by: str) -> None:
+    """Forget the traces that the scope's checkpoints do not need any more, and the scope itself once it is empty."""
+    rows = every(connection, scope.id)
+    if not rows:
+        connection.execute("UPDATE scope SET journal = NULL WHERE id = ?", (scope.id,))
+    needed = {row.trace for row in rows.values()} | {trace for row in rows.values() for trace, _ in row.written}
+    if rows:
+        needed.add(scope.journal)
+    held: Any = connection.execute("SELECT trace FROM scope_trace WHERE scope = ?", (scope.id,)).fetchall()
+    gone = [trace for (trace,) in held if trace not in needed]
+    connection.executemany(
+        "DELETE FROM scope_trace WHERE trace = ? AND scope = ?", [(trace, scope.id) for trace in gone]
+    )
+    if not rows:
+        connection.execute("DELETE FROM scope WHERE id = ?", (scope.id,))
+    while gone:
+        row = log.trace_by_row(connection, gone.pop())
+        if connection.execute(IS_READ, (row.id,)).fetchone() is None:
+            retention.erase_rows(connection, row, by)
+            if row.parent is not None:
+                gone.append(row.parent)

@@ -1,0 +1,116 @@
+"""A stretch of a trace, state by state: what reading one place of it costs anyway, and its neighbours for little more.
+
+From the base before a place the log is folded forward to it, and the state after each commit is kept on the way.
+Those states share what did not change, opaque lists that grew included, so a window is about as large as its last
+state. The log never changes, so a window never goes stale: the cache is bounded in bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import bases, log
+from .errors import LogCorrupted, StateError
+from .opaque import Opaque
+from .walk import take_in
+
+if TYPE_CHECKING:
+    from .store import Store
+
+State = dict[str, Any]
+PLACE_BYTES = 2048
+"""What a kept state costs beside its values, about."""
+
+
+class Snapshot(NamedTuple):
+    """State and control at one place, shared: not to be changed."""
+
+    state: State
+    control: State
+
+
+class Windows:
+    """The states read last, of one store. Thread-safe.
+
+    `limit_bytes`: how much they may hold; the window read longest ago goes first.
+    """
+
+    def __init__(self, store: Store, limit_bytes: int = 64 * 1024 * 1024) -> None:
+        self._store = store
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[int, int], tuple[dict[int, Snapshot], int]] = OrderedDict()
+        self._where: dict[tuple[int, int], tuple[int, int]] = {}
+        self._bytes = 0
+
+    def at(self, trace: int, seq: int) -> Snapshot:
+        """State and control at that boundary of the trace with that row id. Raises LogCorrupted, TraceNotFound."""
+        with self._lock:
+            key = self._where.get((trace, seq))
+            if key is not None:
+                self._held.move_to_end(key)
+                return self._held[key][0][seq]
+        start, window = read(self._store, trace, seq)
+        self._keep((trace, start), window)
+        return window[seq]
+
+    def keep(self, trace: int, seq: int, snapshot: Snapshot, before: int | None = None) -> None:
+        """Remember a state that is known anyway, in the place of the one at `before`."""
+        if before is not None:
+            with self._lock:
+                self._drop((trace, -before))
+        self._keep((trace, -seq), {seq: snapshot})
+
+    def _keep(self, key: tuple[int, int], window: dict[int, Snapshot]) -> None:
+        newest = window[max(window)]
+        size = PLACE_BYTES * len(window) + sum(
+            value.size_bytes for value in newest.state.values() if type(value) is Opaque
+        )
+        with self._lock:
+            self._drop(key)
+            self._held[key] = window, size
+            self._bytes += size
+            self._where.update(dict.fromkeys(((key[0], seq) for seq in window), key))
+            while self._bytes > self._limit_bytes and len(self._held) > 1:
+                self._drop(next(iter(self._held)))
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        found = self._held.pop(key, None)
+        if found is not None:
+            window, size = found
+            self._bytes -= size
+            for seq in window:
+                if self._where.get((key[0], seq)) == key:
+                    del self._where[key[0], seq]
+
+
+def read(store: Store, trace: int, seq: int) -> tuple[int, dict[int, Snapshot]]:
+    """Where the base before `seq` stands (0 for none), and the states from there to `seq`, by seq.
+
+    Raises LogCorrupted, Trimmed, TraceErased.
+    """
+    with store._database.reader() as connection:
+        row = log.trace_by_row(connection, trace)
+        segments = log.lineage(connection, row, seq)
+        base = bases.nearest(connection, segments, seq, bases.NEAREST_PLACE)
+        root = max((log.root_seq(connection, segment.trace) for segment in segments), default=0)
+        start = max(0 if base is None else base.seq, root)
+        window: dict[int, Snapshot] = {}
+        state: State = {}
+        control: State = {}
+        if start:
+            below = log.lineage(connection, row, start)
+            restored = bases.restore(connection, store.path, below, start, row.trace_id)
+            state, control = restored.state, restored.control
+            window[start] = Snapshot(dict(state), dict(control))
+        for first_seq, n, body in log.rows(connection, segments, start):
+            try:
+                take_in(state, control, body)
+            except (ValueError, TypeError, KeyError, StateError) as error:
+                raise LogCorrupted(store.path, row.trace_id, first_seq, str(error)) from error
+            window[first_seq + n - 1] = Snapshot(dict(state), dict(control))
+    if seq not in window:
+        raise LogCorrupted(store.path, row.trace_id, seq, "no commit ends here")
+    return start, window
