@@ -6,13 +6,15 @@ control keys, so bases, links and forks carry it with no mechanism of its own. K
 `raised/NODE`, `barrier/ID`, `resolved/NODE` (the decision a node goes on with). Keys of a durable run, by
 the path of a node or branch: `epoch`, `unrouted`, `cancel`, `decision/ID`, `intent/PATH`, `retry/PATH`,
 `held/PATH` (a branch's result), `failed/PATH`, `calls/PATH` (values recorded at once). Keys of another
-framework's thread: `scope`, `checkpoint` (the last one), `version/CHANNEL`, `seen/NODE`.
+framework's thread: `scope`, `checkpoint` (the last one), `versions` by channel, `seen` (versions by node).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from .scope_event import unpacked_id
 
 ControlDelta = tuple[str, str, Any]
 """Key, op, value. Beside the ops of a state there is `clear`: every key that begins so is deleted."""
@@ -178,28 +180,28 @@ def _scope_entered(data: Sequence[Any]) -> Iterator[ControlDelta]:
     yield "scope", "put", list(data)
 
 
-CHECKPOINT_DEFAULTS: tuple[Any, ...] = ([], {}, {}, False, None, 4, None, [], [], None)
+CHECKPOINT_DEFAULTS: tuple[Any, ...] = ([], {}, {}, False, None, 4, None, False, None)
 """Of a `CheckpointPut` as its body holds it, from `versions` on."""
 
 
 def _checkpoint_put(data: Sequence[Any]) -> Iterator[ControlDelta]:
     name, at, *given = data
-    versions, seen, metadata, follows, updated, kept_as, parent, unversioned, unseen, rest = (
+    versions, seen, metadata, follows, updated, kept_as, parent, is_whole, rest = (
         *given,
         *CHECKPOINT_DEFAULTS[len(given) :],
     )
-    for version, channels in versions:
-        for channel in channels:
-            yield f"version/{channel}", "put", version
-    for channel in unversioned:
-        yield f"version/{channel}", "delete", None
-    for node, versions_seen in seen.items():
-        yield f"seen/{node}", "put", versions_seen
-    for node in unseen:
-        yield f"seen/{node}", "delete", None
-    if updated is True:
-        updated = sorted(channel for _, channels in versions for channel in channels)
-    kept = {"name": name, "at": at, "updated": updated, "format": kept_as}
+    by_channel = {channel: version for version, channels in versions for channel in channels}
+    op = "put" if is_whole else "merge"
+    if by_channel or is_whole:
+        yield "versions", op, by_channel
+    if seen or is_whole:
+        yield "seen", op, seen
+    kept = {
+        "name": unpacked_id(name),
+        "at": at,
+        "updated": sorted(by_channel) if updated is True else updated,
+        "format": kept_as,
+    }
     if not follows:
         kept["parent"] = parent
     if rest is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 OPAQUE_EXT = 1
+SINGLE_EXT = 2
 COMMON_CODEC = "msgpack"
 """The codec that the encoding leaves out."""
 _items_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -128,8 +129,10 @@ class Opaque:
 
 
 def enc_hook(value: Any) -> Any:
-    """msgpack encoder hook: an `Opaque` becomes extension type 1."""
+    """msgpack encoder hook: an `Opaque` becomes extension type 1, a single msgpack value type 2."""
     if isinstance(value, Opaque):
+        if value._count is None and value._codec == COMMON_CODEC:
+            return msgspec.msgpack.Ext(SINGLE_EXT, value.data)
         codec = None if value._codec == COMMON_CODEC else value._codec
         return msgspec.msgpack.Ext(OPAQUE_EXT, _encode([codec, value._count, value.data]))
     raise TypeError(f"objects of type {type(value).__name__} are not JSON values")
@@ -152,6 +155,8 @@ _opaque_decoder = msgspec.msgpack.Decoder(tuple[str | None, int | None, bytes])
 
 def ext_hook(code: int, data: memoryview) -> Any:
     """msgpack decoder hook, the inverse of `enc_hook`; any other extension is refused."""
+    if code == SINGLE_EXT:
+        return Opaque(COMMON_CODEC, bytes(data))
     if code != OPAQUE_EXT:
         raise ValueError(f"unknown msgpack extension {code}")
     codec, count, raw = _opaque_decoder.decode(data)

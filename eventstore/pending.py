@@ -33,6 +33,10 @@ Mark = tuple[int, str | None, CheckpointTrigger]
 """A checkpoint to make with a commit: seq, next node, trigger."""
 
 
+PROJECTED_NOWHERE = frozenset(("node_executed", "note", "checkpoint_put", "writes_put"))
+"""Events of which neither the list of traces nor that of barriers is told."""
+
+
 class AnyVersion:
     """`expected_version=ANY`: append wherever the trace stands."""
 
@@ -84,6 +88,12 @@ def control_growth_bytes(control: Mapping[str, Any], key: str, op: str, value: A
         return len(key) + 4 + (2 if value is None or type(value) is int else size_bytes(value))
     if op == "append":
         return size_bytes(value) - 1
+    if op == "merge":
+        old = control[key]
+        return sum(
+            size_bytes(item) - size_bytes(old[name]) if name in old else len(name) + 4 + size_bytes(item)
+            for name, item in value.items()
+        )
     return size_bytes(value) - size_bytes(control[key]) if type(value) in (dict, list) else 0
 
 

@@ -156,11 +156,13 @@ def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Re
         if not cascade:
             _refuse(trace_id, blockers.forks(connection, trace, "erase", blockers.ALL))
         for member in family:  # all of them before the first is gone
+            _refuse(member.trace_id, blockers.threads(connection, member, "erase"))
             _refuse(member.trace_id, running(store, connection, member, "erase"))
 
     def erase_one(member: TraceRow) -> Removed:
         def work(connection: apsw.Connection) -> int:
             row = log.find_trace(connection, member.trace_id)
+            _refuse(row.trace_id, blockers.threads(connection, row, "erase"))
             _refuse(row.trace_id, blockers.forks(connection, row, "erase", blockers.ALL))
             _refuse(row.trace_id, running(store, connection, row, "erase"))
             return erase_rows(connection, row, by).rows

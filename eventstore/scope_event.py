@@ -7,13 +7,45 @@ there are two of them a step.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .event import JsonMixin
 
 Version = str | int | float
+if TYPE_CHECKING:
+    Id = str
+else:
+    Id = Any
+"""An id, which stands in a body as text or as the 16 bytes of a UUID, and is text once it is read."""
+
+
+def packed_id(text: str) -> str | bytes:
+    """An id as it stands in a body.
+
+    >>> len(packed_id("1f0a1c7e-0d6c-6f2a-8001-5d3c9f0a7b11")), packed_id("other")
+    (16, 'other')
+    """
+    if len(text) == 36 and text[14] in "14567":
+        try:
+            packed = bytes.fromhex(text.replace("-", ""))
+        except ValueError:
+            return text
+        return packed if unpacked_id(packed) == text else text
+    return text
+
+
+def unpacked_id(packed: str | bytes) -> str:
+    """The inverse of `packed_id`.
+
+    >>> unpacked_id(packed_id("1f0a1c7e-0d6c-6f2a-8001-5d3c9f0a7b11"))
+    '1f0a1c7e-0d6c-6f2a-8001-5d3c9f0a7b11'
+    """
+    if isinstance(packed, str):
+        return packed
+    text = packed.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class ArrayRecord(JsonMixin, msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -28,7 +60,7 @@ class ScopeEntered(ArrayRecord, frozen=True):
     """The trace belongs to a thread of another framework: one of the first events of a line and of a journal.
 
     >>> ScopeEntered("langgraph", "t1").to_json()
-    b'["langgraph","t1"]'
+    b'["langgraph","t1",""]'
     """
 
     adapter: str
@@ -42,14 +74,15 @@ class CheckpointPut(ArrayRecord, frozen=True):
     `name`: its id there; `at`: its time, µs since 1970 or as it was given; `versions`: the channels whose version
     changed, `[version, channels]`; `seen`: what the nodes that ran have seen of them; `follows`: its parent is the
     checkpoint before it in this history; otherwise `parent` is, by name (it may be gone), or it has none. `updated`:
-    the channels updated, True for those in `versions`; `unversioned`, `unseen`: channels and nodes that are gone;
-    `metadata`: an object, or opaque where it is none of JSON; `rest`: whatever else the framework keeps, opaque.
+    the channels updated, True for those in `versions`; `is_whole`: `versions` and `seen` are all there are, since
+    some are gone; `metadata`: an object, or opaque where it is none of JSON; `rest`: whatever else the framework
+    keeps, opaque.
 
-    >>> CheckpointPut("1f0a", 0, versions=[("3", ["messages"])]).to_json()
-    b'["1f0a",0,[["3",["messages"]]]]'
+    >>> CheckpointPut("1f0a", 0, versions=[("3", ["messages"])]).versions
+    [('3', ['messages'])]
     """
 
-    name: str
+    name: Id
     at: int | str
     versions: list[tuple[Version, list[str]]] = []
     seen: dict[str, dict[str, Version]] = {}
@@ -58,9 +91,11 @@ class CheckpointPut(ArrayRecord, frozen=True):
     updated: list[str] | bool | None = None
     format: int = 4
     parent: str | None = None
-    unversioned: list[str] = []
-    unseen: list[str] = []
+    is_whole: bool = False
     rest: Any = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "name", unpacked_id(self.name))
 
 
 class WritesPut(ArrayRecord, frozen=True):
@@ -72,8 +107,12 @@ class WritesPut(ArrayRecord, frozen=True):
     ['messages']
     """
 
-    checkpoint: str
-    task: str
+    checkpoint: Id
+    task: Id
     channels: list[str]
     values: Any = None
     path: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "checkpoint", unpacked_id(self.checkpoint))
+        msgspec.structs.force_setattr(self, "task", unpacked_id(self.task))

@@ -6,7 +6,7 @@ scope reads and that no fork stands on is erased, and with it the ones below it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -20,16 +20,18 @@ SCOPE = "(SELECT id FROM scope WHERE adapter = ?1 AND thread_id = ?2 AND namespa
 ENTER = "INSERT OR IGNORE INTO scope (adapter, thread_id, namespace) VALUES (?, ?, ?)"
 READ_TRACE = f"INSERT OR IGNORE INTO scope_trace (trace, scope) VALUES (?4, {SCOPE})"
 SET_JOURNAL = "UPDATE scope SET journal = ?4 WHERE adapter = ?1 AND thread_id = ?2 AND namespace = ?3"
+# The scope that reads the trace: NULL where it was deleted meanwhile, which the table refuses. A new trace has one.
+READER = "(SELECT scope FROM scope_trace WHERE trace = ?2 AND scope = coalesce(?1, scope))"
 PUT_CHECKPOINT = (
-    "INSERT INTO scope_checkpoint (scope, name, parent, trace, seq, status, run_id, metadata)"
-    f" VALUES ({SCOPE}, ?4, ?5, ?6, ?7, 'live', ?8, ?9)"
+    "INSERT INTO scope_checkpoint (scope, trace, name, parent, seq, status, run_id, metadata)"
+    f" VALUES ({READER}, ?2, ?3, ?4, ?5, 'live', ?6, ?7)"
     " ON CONFLICT (scope, name) DO UPDATE SET parent = excluded.parent, trace = excluded.trace, seq = excluded.seq,"
     " status = 'live', run_id = excluded.run_id, metadata = excluded.metadata"
 )
 PUT_WRITES = (
     "INSERT INTO scope_checkpoint (scope, name, status, writes)"
-    f" VALUES ({SCOPE}, ?4, 'announced', json_array(json_array(?5, ?6)))"
-    " ON CONFLICT (scope, name) DO UPDATE SET writes = json_insert(writes, '$[#]', json_array(?5, ?6))"
+    f" VALUES ({READER}, ?3, 'announced', json_array(json_array(?2, ?4)))"
+    " ON CONFLICT (scope, name) DO UPDATE SET writes = json_insert(writes, '$[#]', json_array(?2, ?4))"
 )
 FIND = "SELECT id, thread_id, namespace, journal FROM scope WHERE adapter = ? AND thread_id = ? AND namespace = ?"
 OF_THREAD = "SELECT id, thread_id, namespace, journal FROM scope WHERE adapter = ? AND thread_id = ? ORDER BY namespace"
@@ -37,7 +39,8 @@ OF_RUN = "SELECT DISTINCT scope FROM scope_checkpoint WHERE run_id = ?"
 BY_ID = "SELECT id, thread_id, namespace, journal FROM scope WHERE id = ?"
 COLUMNS = "SELECT c.scope, c.name, c.parent, c.trace, c.seq, c.status, c.run_id, c.metadata, c.writes"
 CHECKPOINT = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ? AND c.name = ?"
-LATEST = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ? AND c.status = 'live' ORDER BY c.name DESC LIMIT 1"
+NAMED = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = {SCOPE} AND c.name = ?4"
+LATEST = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = {SCOPE} AND c.status = 'live' ORDER BY c.name DESC LIMIT 1"
 EVERY = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ?"
 _PAGE = " AND c.status = 'live' AND (c.name, c.scope) < (?2, ?3) ORDER BY c.name DESC, c.scope DESC LIMIT ?4"
 PAGE_OF_SCOPE = f"{COLUMNS} FROM scope_checkpoint c WHERE c.scope = ?1{_PAGE}"
@@ -94,22 +97,26 @@ class ScopeKey(NamedTuple):
     namespace: str
 
 
-def entering(key: ScopeKey) -> list[Statement]:
-    """Make the scope, if there is none, and note that it reads the trace of this commit."""
+def entered(key: ScopeKey) -> list[Statement]:
+    """Make the scope, if there is none, and let it read the new trace of this commit."""
     return [(ENTER, key), (READ_TRACE, (*key, TRACE_ROW))]
 
 
 def checkpoint_put(
-    key: ScopeKey, name: str, parent: str | None, seq: int, run_id: str | None, metadata: str | None
-) -> list[Statement]:
-    """The rows of a checkpoint that this commit puts."""
-    return [*entering(key), (PUT_CHECKPOINT, (*key, name, parent, TRACE_ROW, seq, run_id, metadata))]
+    scope: int | None, name: str, parent: str | None, seq: int, run_id: str | None, metadata: str | None
+) -> Statement:
+    """The row of a checkpoint that this commit puts. `scope`: None in a new trace, after `entered`."""
+    return PUT_CHECKPOINT, (scope, TRACE_ROW, name, parent, seq, run_id, metadata)
 
 
-def writes_put(key: ScopeKey, written: Iterable[tuple[str, int]]) -> list[Statement]:
-    """The rows of writes that this commit, of the journal, puts: for each the checkpoint's name and its seq."""
-    rows = [(PUT_WRITES, (*key, name, TRACE_ROW, seq)) for name, seq in written]
-    return [*entering(key), (SET_JOURNAL, (*key, TRACE_ROW)), *rows]
+def writes_put(scope: int | None, name: str, seq: int) -> Statement:
+    """The row of a checkpoint whose writes this commit, of a journal, puts at `seq`."""
+    return PUT_WRITES, (scope, TRACE_ROW, name, seq)
+
+
+def journal_made(key: ScopeKey) -> Statement:
+    """The new trace of this commit is the scope's journal."""
+    return SET_JOURNAL, (*key, TRACE_ROW)
 
 
 def find(connection: apsw.Connection, key: ScopeKey) -> Scope | None:
@@ -141,9 +148,15 @@ def checkpoint(connection: apsw.Connection, scope: int, name: str) -> ScopeCheck
     return None if row is None else ScopeCheckpoint._make(row)
 
 
-def latest(connection: apsw.Connection, scope: int) -> ScopeCheckpoint | None:
+def named(connection: apsw.Connection, key: ScopeKey, name: str) -> ScopeCheckpoint | None:
+    """As `checkpoint`, by the scope's name."""
+    row: Any = connection.execute(NAMED, (*key, name)).fetchone()
+    return None if row is None else ScopeCheckpoint._make(row)
+
+
+def latest(connection: apsw.Connection, key: ScopeKey) -> ScopeCheckpoint | None:
     """The live checkpoint of a scope whose name is the greatest."""
-    row: Any = connection.execute(LATEST, (scope,)).fetchone()
+    row: Any = connection.execute(LATEST, key).fetchone()
     return None if row is None else ScopeCheckpoint._make(row)
 
 

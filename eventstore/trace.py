@@ -61,10 +61,12 @@ from .lookback import Lookback
 from .mutation import Fingerprints
 from .pending import (
     ANY,
+    PROJECTED_NOWHERE,
     AnyVersion,
     Appended,
     Mark,
     Pending,
+    Statement,
     control_growth_bytes,
     mark_statements,
     moves,
@@ -553,12 +555,15 @@ class Trace(Lookback):
         opaque = opaque or (draft is not None and draft.opaque)
         body = encode_body(wire, opaque)
         n, size = len(wire), len(body)
+        extras: list[Statement]
         own_id = store._random.getrandbits(63) if append_id is None else append_id
         at_us = max(at_us or time.time_ns() // 1000, self._at_us)
         digest = chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
         row = (self._row.id, expected + 1, n, own_id, at_us, digest, as_column(body))
         if len(control) == 1 and control[0].kind == "node_executed":
             extras, control_moves = [], moves(control[0])
+        elif all(event.kind in PROJECTED_NOWHERE for event in control):
+            extras, control_moves = [], [move for event in control for move in moves(event)]
         else:
             extras = projections(control, wire, expected + 1, self._control, at_us)
             control_moves = [move for event in control for move in moves(event)]

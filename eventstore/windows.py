@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 PLACE_BYTES = 2048
 """What a kept state costs beside its values, about."""
+TIPS = 256
+"""How many traces' ends are kept."""
 
 
 class Snapshot(NamedTuple):
@@ -44,10 +46,14 @@ class Windows:
         self._held: OrderedDict[tuple[int, int], tuple[dict[int, Snapshot], int]] = OrderedDict()
         self._where: dict[tuple[int, int], tuple[int, int]] = {}
         self._bytes = 0
+        self._tips: OrderedDict[int, tuple[int, Snapshot]] = OrderedDict()
 
     def at(self, trace: int, seq: int) -> Snapshot:
         """State and control at that boundary of the trace with that row id. Raises LogCorrupted, TraceNotFound."""
         with self._lock:
+            tip = self._tips.get(trace)
+            if tip is not None and tip[0] == seq:
+                return tip[1]
             key = self._where.get((trace, seq))
             if key is not None:
                 self._held.move_to_end(key)
@@ -56,12 +62,13 @@ class Windows:
         self._keep((trace, start), window)
         return window[seq]
 
-    def keep(self, trace: int, seq: int, snapshot: Snapshot, before: int | None = None) -> None:
-        """Remember a state that is known anyway, in the place of the one at `before`."""
-        if before is not None:
-            with self._lock:
-                self._drop((trace, -before))
-        self._keep((trace, -seq), {seq: snapshot})
+    def keep(self, trace: int, seq: int, snapshot: Snapshot) -> None:
+        """Remember the state at the trace's end, which is known anyway, in the place of the one kept so before."""
+        with self._lock:
+            self._tips[trace] = seq, snapshot
+            self._tips.move_to_end(trace)
+            if len(self._tips) > TIPS:
+                self._tips.popitem(last=False)
 
     def _keep(self, key: tuple[int, int], window: dict[int, Snapshot]) -> None:
         newest = window[max(window)]

@@ -27,6 +27,7 @@ from .errors import (
     StateError,
     StoreClosed,
     StoreHalted,
+    TraceErased,
     TraceExists,
     TraceNotFound,
     WrongExpectedVersion,
@@ -294,8 +295,11 @@ class Writer:
             usual = self._database.durability
             synchronous = "full" if any(append.sync for append in batch) else usual
             with _Transaction(connection, synchronous, usual):
-                for append in batch:
-                    self._insert(append)
+                if len(batch) == 1:
+                    self._insert(batch[0], "ROLLBACK")
+                else:
+                    for append in batch:
+                        self._insert(append)
         except apsw.Error as error:
             for append in batch:
                 append.error = self._failure(append, error)
@@ -317,9 +321,10 @@ class Writer:
         else:
             self._connection.execute(INSERT_OWNED, (*append.row, append.epoch))
 
-    def _insert(self, append: Append) -> None:
+    def _insert(self, append: Append, undone_by: str = "") -> None:
+        """Inside a transaction; `undone_by`: what undoes the append, where it is the only one."""
         connection = self._connection
-        alone = not append.extras and append.new_trace is None
+        alone = undone_by != "" or (not append.extras and append.new_trace is None)
         try:
             if not alone:
                 connection.execute("SAVEPOINT one")
@@ -330,8 +335,8 @@ class Writer:
             for sql, parameters in append.extras:
                 connection.execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
         except apsw.ConstraintError as error:
-            if not alone:
-                connection.execute("ROLLBACK TO one")
+            if not alone or undone_by:
+                connection.execute(undone_by or "ROLLBACK TO one")
             self._refuse(append, error)
         else:
             if append.fold is not None:
@@ -369,6 +374,9 @@ class Writer:
             if lease is None or lease[0] != append.epoch:
                 append.error = Fenced(append.trace_id, append.epoch, None if lease is None else lease[0])
                 return
+        if "scope_checkpoint.scope" in str(error):  # the thread that it belonged to was deleted
+            append.error = TraceErased(append.trace_id)
+            return
         found = None
         if isinstance(append_id, str):
             found = connection.execute(ROW_BY_APPEND_ID, (row_id, append_id)).fetchone()
@@ -433,7 +441,7 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
+            if kind is None and self._connection.in_transaction:
                 self._connection.execute("COMMIT")
         finally:
             if self._connection.in_transaction:

@@ -6,15 +6,17 @@ nodes which ran have seen. Its fold stands in control, so a checkpoint is put to
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
+from eventstore.codec import json_encode
 from eventstore.control import CHECKPOINT_DEFAULTS
 from eventstore.event import EPOCH, utc
-from eventstore.fold import INT_MAX, INT_MIN
-from eventstore.opaque import Opaque
+from eventstore.scope_event import packed_id
 
 from .values import Serializer, decoded, encoded
 
@@ -22,6 +24,9 @@ KNOWN = frozenset(
     ("v", "id", "ts", "channel_values", "channel_versions", "versions_seen", "updated_channels"),
 )
 """The keys of a checkpoint that have a place of their own."""
+_NOTHING: Mapping[str, Any] = {}
+_decode = msgspec.json.Decoder().decode
+_has_long_number = re.compile(rb"\d{19}").search
 
 
 def checkpoint_data(
@@ -42,38 +47,42 @@ def checkpoint_data(
     >>> data[0], data[2:]
     ('1f', [[['1', ['n']]], {}, {'source': 'input'}, True, None, 2])
     """
+    versions, seen = checkpoint["channel_versions"], checkpoint["versions_seen"]
+    versions_before, seen_before = control.get("versions", _NOTHING), control.get("seen", _NOTHING)
+    is_whole = not (versions.keys() >= versions_before.keys() and seen.keys() >= seen_before.keys())
+    if is_whole:
+        versions_before = seen_before = _NOTHING
     by_version: dict[Any, list[str]] = {}
-    versions = checkpoint["channel_versions"]
     for channel, version in versions.items():
-        if control.get("version/" + channel) != version:
+        if versions_before.get(channel) != version:
             by_version.setdefault(version, []).append(channel)
-    seen = {
-        node: dict(versions_seen)
-        for node, versions_seen in checkpoint["versions_seen"].items()
-        if control.get("seen/" + node) != versions_seen
-    }
-    unversioned = [key[8:] for key in control if key.startswith("version/") and key[8:] not in versions]
-    unseen = [key[5:] for key in control if key.startswith("seen/") and key[5:] not in checkpoint["versions_seen"]]
     updated: Any = checkpoint.get("updated_channels", False)
     if updated is not None and updated is not False:
         changed = sorted(channel for channels in by_version.values() for channel in channels)
         updated = True if updated == changed else list(updated)
     other = {key: value for key, value in checkpoint.items() if key not in KNOWN}
     data = [
-        checkpoint["id"],
+        packed_id(checkpoint["id"]),
         _in_us(checkpoint["ts"]),
-        [[version, channels] for version, channels in by_version.items()],
-        seen,
+        list(map(list, by_version.items())),
+        {node: dict(found) for node, found in seen.items() if seen_before.get(node) != found},
         dict(metadata) if is_json(metadata) else encoded(serde, dict(metadata)),
         follows,
         updated,
         checkpoint["v"],
         parent,
-        unversioned,
-        unseen,
+        is_whole,
         encoded(serde, other) if other else None,
     ]
-    while data[-1] == CHECKPOINT_DEFAULTS[len(data) - 3] and type(data[-1]) is type(CHECKPOINT_DEFAULTS[len(data) - 3]):
+    return _trimmed(data)
+
+
+def _trimmed(data: list[Any]) -> list[Any]:
+    """Without the defaults at its end."""
+    while len(data) > 2:
+        default = CHECKPOINT_DEFAULTS[len(data) - 3]
+        if data[-1] != default or type(data[-1]) is not type(default):
+            break
         data.pop()
     return data
 
@@ -97,8 +106,8 @@ def checkpoint_of(serde: Serializer, control: Mapping[str, Any], values: dict[st
         "id": kept["name"],
         "ts": utc(at).isoformat() if type(at) is int else at,
         "channel_values": values,
-        "channel_versions": {key[8:]: value for key, value in control.items() if key.startswith("version/")},
-        "versions_seen": {key[5:]: dict(value) for key, value in control.items() if key.startswith("seen/")},
+        "channel_versions": dict(control.get("versions", _NOTHING)),
+        "versions_seen": {node: dict(found) for node, found in control.get("seen", _NOTHING).items()},
     }
     if kept["updated"] is not False:
         checkpoint["updated_channels"] = None if kept["updated"] is None else list(kept["updated"])
@@ -112,43 +121,25 @@ def metadata_of(serde: Serializer, control: Mapping[str, Any]) -> Any:
     return decoded(serde, control["checkpoint"]["metadata"])
 
 
-def is_json(value: Any, depth: int = 32) -> bool:
-    """Whether JSON, at most `depth` deep, holds it as it is; a tuple counts as a list, as LangGraph's serializers do.
+def is_json(value: Any) -> bool:
+    """Whether JSON gives it back as it is; a tuple counts as a list, as LangGraph's serializers have it.
 
     >>> is_json({"step": 1, "parents": {}}), is_json({1: 2}), is_json(float("nan"))
     (True, False, False)
     """
-    kind: Any = type(value)
-    if kind is str:
-        return _is_text(value)
-    if value is None or kind is bool:
-        return True
-    if kind is int:
-        return bool(INT_MIN <= value <= INT_MAX)
-    if kind is float:
-        return math.isfinite(value)
-    if kind is dict:
-        return depth > 0 and all(
-            type(key) is str and is_json(key) and is_json(item, depth - 1) for key, item in value.items()
-        )
-    if kind is list or kind is tuple:
-        return depth > 0 and all(is_json(item, depth - 1) for item in value)
-    return False
-
-
-def is_opaque(value: Any) -> bool:
-    """Whether the metadata stand as bytes."""
-    return isinstance(value, Opaque)
-
-
-def _is_text(value: str) -> bool:
-    if value.isascii():
-        return True
     try:
-        value.encode()
-    except UnicodeEncodeError:
+        text = json_encode(value)
+        if _has_long_number(text):
+            return False  # beyond 64 bits, perhaps
+        return bool(_decode(text) == value) or bool(_decode(text) == _as_lists(value))
+    except (TypeError, ValueError, RecursionError, OverflowError, msgspec.DecodeError):
         return False
-    return True
+
+
+def _as_lists(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if type(value) is list or type(value) is tuple else value
 
 
 def _in_us(ts: Any) -> Any:
@@ -168,24 +159,27 @@ def moved_data(
     control: Mapping[str, Any], before: Mapping[str, Any], metadata: Any, *, follows: bool, parent: str | None
 ) -> list[Any]:
     """The data of the event that puts a checkpoint anew, over `before`. `metadata`: where control has none."""
-    kept = control["checkpoint"]
+    kept, versions, seen = control["checkpoint"], control.get("versions", _NOTHING), control.get("seen", _NOTHING)
+    versions_before, seen_before = before.get("versions", _NOTHING), before.get("seen", _NOTHING)
+    is_whole = not (versions.keys() >= versions_before.keys() and seen.keys() >= seen_before.keys())
+    if is_whole:
+        versions_before = seen_before = _NOTHING
     by_version: dict[Any, list[str]] = {}
-    for key, version in control.items():
-        if key.startswith("version/") and before.get(key) != version:
-            by_version.setdefault(version, []).append(key[8:])
-    seen = {key[5:]: value for key, value in control.items() if key.startswith("seen/") and before.get(key) != value}
-    gone = [key for key in before if key not in control]
-    return [
-        kept["name"],
-        kept["at"],
-        [[version, channels] for version, channels in by_version.items()],
-        seen,
-        kept.get("metadata", metadata),
-        follows,
-        kept["updated"],
-        kept["format"],
-        parent,
-        [key[8:] for key in gone if key.startswith("version/")],
-        [key[5:] for key in gone if key.startswith("seen/")],
-        kept.get("rest"),
-    ]
+    for channel, version in versions.items():
+        if versions_before.get(channel) != version:
+            by_version.setdefault(version, []).append(channel)
+    return _trimmed(
+        [
+            packed_id(kept["name"]),
+            kept["at"],
+            list(map(list, by_version.items())),
+            {node: found for node, found in seen.items() if seen_before.get(node) != found},
+            kept.get("metadata", metadata),
+            follows,
+            kept["updated"],
+            kept["format"],
+            parent,
+            is_whole,
+            kept.get("rest"),
+        ]
+    )

@@ -23,6 +23,7 @@ from eventstore.event import TraceStarted
 from eventstore.log import LogRow, TraceRow
 from eventstore.opaque import Opaque
 from eventstore.reduce import ReducerRegistry
+from eventstore.scope_event import packed_id, unpacked_id
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
 from eventstore.store import Store, uuid7
 from eventstore.trace import Trace
@@ -46,7 +47,7 @@ class Writes(NamedTuple):
 
     def envelope(self) -> Envelope:
         """As the event of a body."""
-        data: list[Any] = [self.checkpoint, self.task, self.channels, self.values]
+        data: list[Any] = [packed_id(self.checkpoint), packed_id(self.task), self.channels, self.values]
         return Envelope("writes_put", [*data, self.path] if self.path else data)
 
 
@@ -59,20 +60,21 @@ def writes_of(serde: Serializer, checkpoint: str, writes: Sequence[tuple[str, An
 class Waiting:
     """Writes that wait to be committed, and what became of them."""
 
-    __slots__ = ("done", "error", "writes")
+    __slots__ = ("error", "is_done", "writes")
 
     def __init__(self, writes: Writes) -> None:
         self.writes = writes
-        self.done = threading.Event()
+        self.is_done = False
         self.error: BaseException | None = None
 
 
 class Queue:
     """A scope's journal as this process knows it."""
 
-    __slots__ = ("__weakref__", "lock", "trace", "waiting")
+    __slots__ = ("lock", "scope", "trace", "waiting")
 
     def __init__(self) -> None:
+        self.scope: int | None = None
         self.lock = threading.Lock()
         self.waiting: deque[Waiting] = deque()
         self.trace: Trace | None = None
@@ -91,7 +93,7 @@ class Journals:
         mine, queue = Waiting(writes), self._queue(key)
         queue.waiting.append(mine)
         with queue.lock:
-            if not mine.done.is_set():
+            if not mine.is_done:
                 self._commit(key, queue)
         if mine.error is not None:
             raise mine.error
@@ -130,28 +132,29 @@ class Journals:
                 waiting.error = error
         finally:
             for waiting in batch:
-                waiting.done.set()
+                waiting.is_done = True
 
     def _append(self, key: ScopeKey, queue: Queue, batch: list[Writes]) -> None:
         events = [writes.envelope() for writes in batch]
-        trace = queue.trace or self._find(key)
+        trace = queue.trace or self._find(key, queue)
         if trace is None:
             self._begin(key, queue, batch, events)
             return
-        queue.trace = trace
         expected = trace.version
         pending = trace._prepare(events, None, events, expected, None, opaque=True)
-        places = [(writes.checkpoint, seq) for seq, writes in enumerate(batch, expected + 1)]
-        pending.extras += scopes.writes_put(key, places)
+        for seq, writes in enumerate(batch, expected + 1):
+            pending.extras.append(scopes.writes_put(queue.scope, writes.checkpoint, seq))
         trace._commit(pending)
 
-    def _find(self, key: ScopeKey) -> Trace | None:
+    def _find(self, key: ScopeKey, queue: Queue) -> Trace | None:
         with self._store._database.reader() as connection:
             scope = scopes.find(connection, key)
             if scope is None or scope.journal is None:
                 return None
             row = log.trace_by_row(connection, scope.journal)
-            return Trace(self._store, row, log.head(connection, row), ReducerRegistry())
+            head = log.head(connection, row)
+        queue.scope, queue.trace = scope.id, Trace(self._store, row, head, ReducerRegistry())
+        return queue.trace
 
     def _begin(self, key: ScopeKey, queue: Queue, batch: list[Writes], events: list[Envelope]) -> None:
         store, trace_id = self._store, uuid7()
@@ -161,10 +164,11 @@ class Journals:
         digest = chain.extend(chain.genesis(trace_id), 1, len(wire), at_us, own_id, body)
         row = (0, 1, len(wire), own_id, at_us, digest, as_column(body))
         append = Append(trace_id, row, new_trace=(trace_id, label, None, 0, at_us))
-        append.extras = scopes.writes_put(key, [(writes.checkpoint, seq) for seq, writes in enumerate(batch, 3)])
+        append.extras = [*scopes.entered(key), scopes.journal_made(key)]
+        append.extras += [scopes.writes_put(None, writes.checkpoint, seq) for seq, writes in enumerate(batch, 3)]
         store._writer.commit(append)
         made = TraceRow(append.row[0], trace_id, label, None, 0, at_us, "running")
-        queue.trace = Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
+        queue.scope, queue.trace = None, Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
 
 
 def read(store: Store, row: ScopeCheckpoint) -> list[Writes]:
@@ -187,7 +191,7 @@ def read(store: Store, row: ScopeCheckpoint) -> list[Writes]:
                 checkpoint, task, channels, values, *path = events[seq - commit.first_seq].data
             except (ValueError, IndexError, TypeError) as error:
                 raise LogCorrupted(store.path, f"with row id {trace}", commit.first_seq, str(error)) from error
-            found.append(Writes(checkpoint, task, channels, values, *path or ("",)))
+            found.append(Writes(unpacked_id(checkpoint), unpacked_id(task), channels, values, *path or ("",)))
     return found
 
 

@@ -12,8 +12,8 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from eventstore import chain, log, scopes
@@ -31,25 +31,28 @@ from eventstore.windows import Snapshot, Windows
 from eventstore.writer import Append
 
 from .bodies import checkpoint_data, nodes_of
-from .values import Change, Serializer, change_of
+from .values import Serializer, change_of
 
 LINES = 256
 """How many lines are remembered."""
 ATTEMPTS = 16
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
+Items = dict[str, tuple[Any, ...]]
 
 
-class Line:
-    """A line of checkpoints as this process knows it: its trace, its last checkpoint, the items of its lists then."""
+class Line(NamedTuple):
+    """A line of checkpoints as this process knows it.
 
-    __slots__ = ("items", "name", "seq", "trace")
+    `scope`: the scope's row id, None while the line's first commit has just been made; `name`, `seq`: its last
+    checkpoint; `items`: of the lists then.
+    """
 
-    def __init__(self, trace: Trace, name: str, seq: int, items: dict[str, tuple[Any, ...]]) -> None:
-        self.trace = trace
-        self.name = name
-        self.seq = seq
-        self.items = items
+    trace: Trace
+    scope: int | None
+    name: str
+    seq: int
+    items: Items
 
 
 class Put:
@@ -63,6 +66,12 @@ class Put:
         self.parent = parent
         run_id = metadata.get("run_id")
         self.run_id = run_id if isinstance(run_id, str) else None
+
+    def row(self, scope: int | None, seq: int, data: list[Any]) -> Statement:
+        """Its row, beside its commit."""
+        metadata = data[4] if len(data) > 4 else {}
+        text = json_encode(metadata).decode() if type(metadata) is dict else None
+        return scopes.checkpoint_put(scope, self.checkpoint["id"], self.parent, seq, self.run_id, text)
 
 
 class Lines:
@@ -81,32 +90,25 @@ class Lines:
 
     def remember(self, key: ScopeKey, row: ScopeCheckpoint, values: Mapping[str, Any]) -> None:
         """A run is about to go on from this checkpoint with these very values."""
-        if row.trace is None or row.seq is None:
-            return
+        items = {channel: tuple(value) for channel, value in values.items() if type(value) is list}
         with self._lock:
             line = self._lines.get(key)
-            if line is None or (line.name, line.seq) != (row.name, row.seq):
-                found = self._open(row.trace, row.seq)
-                if found is None or found.control.get("scope") != list(key):
-                    return
-                line = Line(found, row.name, row.seq, {})
-            self._lines[key] = Line(line.trace, line.name, line.seq, _items(values))
-            self._lines.move_to_end(key)
+        if line is None or (line.name, line.seq) != (row.name, row.seq):
+            line = self._opened(key, row)
+        if line is not None:
+            self._keep(key, line._replace(items=items))
 
-    def forget(self, key: ScopeKey | None = None) -> None:
+    def forget(self, key: ScopeKey) -> None:
         """What is remembered may be gone."""
         with self._lock:
-            if key is None:
-                self._lines.clear()
-            else:
-                self._lines.pop(key, None)
+            self._lines.pop(key, None)
 
     def put(self, serde: Serializer, key: ScopeKey, put: Put) -> None:
         """Commit a checkpoint. Raises ValueRefused, storage errors, and what the serializer raises."""
         with self._scope_lock(key):
             for attempt in range(ATTEMPTS):
                 try:
-                    line = self._line(key, put.parent)
+                    line = None if put.parent is None else self._line(key, put.parent)
                     if line is not None:
                         self._extend(serde, key, put, line)
                     else:
@@ -124,51 +126,50 @@ class Lines:
                 found = self._scope_locks[key] = threading.RLock()
             return found
 
-    def _line(self, key: ScopeKey, parent: str | None) -> Line | None:
+    def _line(self, key: ScopeKey, parent: str) -> Line | None:
         """The line whose last checkpoint is the parent; None where there is none."""
-        if parent is None:
-            return None
         with self._lock:
             line = self._lines.get(key)
         if line is not None and line.name == parent:
             return line
         row = self._row(key, parent)
-        if row is None or row.trace is None or row.seq is None:
-            return None
-        trace = self._open(row.trace, row.seq)
-        if trace is None or trace.control.get("scope") != list(key):  # a copy reads the line of its source
-            return None
-        return Line(trace, parent, row.seq, {})
+        return None if row is None else self._opened(key, row)
 
     def _row(self, key: ScopeKey, name: str) -> ScopeCheckpoint | None:
         with self._store._database.reader() as connection:
-            scope = scopes.find(connection, key)
-            return None if scope is None else scopes.checkpoint(connection, scope.id, name)
+            return scopes.named(connection, key, name)
 
-    def _open(self, trace: int, seq: int) -> Trace | None:
-        """The trace, where `seq` is its end."""
+    def _opened(self, key: ScopeKey, row: ScopeCheckpoint) -> Line | None:
+        """The line of a checkpoint, where that is its last and the line this scope's own: a copy has its source's."""
+        if row.trace is None or row.seq is None:
+            return None
         with self._store._database.reader() as connection:
             try:
-                row = log.trace_by_row(connection, trace)
-                head = log.head(connection, row)
+                found = log.trace_by_row(connection, row.trace)
+                head = log.head(connection, found)
             except TraceNotFound:
                 return None
-        return Trace(self._store, row, head, ReducerRegistry()) if head.version == seq else None
+        if head.version != row.seq:
+            return None
+        trace = Trace(self._store, found, head, ReducerRegistry())
+        if trace.control.get("scope") != list(key):
+            return None
+        return Line(trace, row.scope, row.name, row.seq, {})
 
     def _extend(self, serde: Serializer, key: ScopeKey, put: Put, line: Line) -> None:
         trace = line.trace
-        state = trace._live()
+        state, control = trace._live(), trace._control
         draft = Draft(state, trace._registry)
-        items = self._draft(serde, draft, put, state, trace._control, line.items)
-        data = checkpoint_data(serde, put.checkpoint, put.metadata, trace._control, follows=True, parent=None)
-        control = [_executed(data), Envelope("checkpoint_put", data)]
-        wire = [*draft.body(), *control]
-        pending = trace._prepare(wire, draft, control, line.seq, None, opaque=True)
+        items = self._draft(serde, draft, put, state, control, line.items)
+        data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=True, parent=None)
+        events = [Envelope("node_executed", {"node": nodes_of(data)}), Envelope("checkpoint_put", data)]
+        wire = [*draft.body(), *events]
         seq = line.seq + len(wire)
-        pending.extras += _rows(key, put, seq, data)
+        pending = trace._prepare(wire, draft, events, line.seq, None, opaque=True)
+        pending.extras.append(put.row(line.scope, seq, data))
         trace._commit(pending)
-        self._windows.keep(trace._row.id, seq, Snapshot(dict(state), dict(trace._control)), before=line.seq)
-        self._keep(key, Line(trace, put.checkpoint["id"], seq, items))
+        self._windows.keep(trace._row.id, seq, Snapshot(dict(state), dict(control)))
+        self._keep(key, Line(trace, line.scope, put.checkpoint["id"], seq, items))
 
     def _begin(self, serde: Serializer, key: ScopeKey, put: Put) -> None:
         """A new trace: a fork at the parent, or one of its own where no parent is known."""
@@ -176,7 +177,7 @@ class Lines:
         store, trace_id, label = self._store, uuid7(), f"{key.thread_id}:{key.namespace}".rstrip(":")
         control: Mapping[str, Any] = _NOTHING
         state: Mapping[str, Any] = _NOTHING
-        own, after, at_us, previous, owner = True, 0, time.time_ns() // 1000, chain.genesis(trace_id), None
+        after, at_us, previous, owner = 0, time.time_ns() // 1000, chain.genesis(trace_id), None
         if parent is not None and parent.trace is not None and parent.seq is not None:
             state, control = self._windows.at(parent.trace, parent.seq)
             with store._database.reader() as connection:
@@ -184,28 +185,27 @@ class Lines:
                 head = log.boundary(connection, parent_trace, parent.seq)
                 owner = log.lineage(connection, parent_trace, parent.seq)[-1].trace
             after, at_us, previous = parent.seq, max(at_us, head.at_us), head.digest
-            own = control.get("scope") != list(key)
             first = envelope(TraceForked(label, parent_trace.trace_id, after))
         else:
             first = envelope(TraceStarted(label, {}))
         draft = Draft(dict(state), ReducerRegistry())
         items = self._draft(serde, draft, put, state, control, {})
-        data = checkpoint_data(
-            serde, put.checkpoint, put.metadata, control, follows=owner is not None,
-            parent=put.parent if owner is None else None,
-        )  # fmt: skip
-        entered = [Envelope("scope_entered", list(key))] if own else []
-        wire = [first, *entered, *draft.body(), _executed(data), Envelope("checkpoint_put", data)]
-        body, own_id = encode_body(wire, True), _random.getrandbits(63)
+        follows = owner is not None
+        named = None if follows else put.parent
+        data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=follows, parent=named)
+        events = [Envelope("node_executed", {"node": nodes_of(data)}), Envelope("checkpoint_put", data)]
+        if control.get("scope") != list(key):
+            events.insert(0, Envelope("scope_entered", list(key)))
+        wire = [first, *draft.body(), *events]
+        body, own_id, seq = encode_body(wire, True), _random.getrandbits(63), after + len(wire)
         digest = chain.extend(previous, after + 1, len(wire), at_us, own_id, body)
         row = (0, after + 1, len(wire), own_id, at_us, digest, as_column(body))
         append = Append(trace_id, row, new_trace=(trace_id, label, owner, after, at_us))
-        seq = after + len(wire)
-        append.extras = _rows(key, put, seq, data)
+        append.extras = [*scopes.entered(key), put.row(None, seq, data)]
         store._writer.commit(append)
         made = TraceRow(append.row[0], trace_id, label, owner, after, at_us, "running")
         trace = Trace(store, made, Head(seq, digest, at_us), ReducerRegistry())
-        self._keep(key, Line(trace, put.checkpoint["id"], seq, items))
+        self._keep(key, Line(trace, None, put.checkpoint["id"], seq, items))
 
     def _draft(
         self,
@@ -214,24 +214,24 @@ class Lines:
         put: Put,
         state: Mapping[str, Any],
         control: Mapping[str, Any],
-        remembered: Mapping[str, tuple[Any, ...]],
-    ) -> dict[str, tuple[Any, ...]]:
+        remembered: Items,
+    ) -> Items:
         """Draft what the checkpoint changes; gives the items of its lists, to be remembered."""
         draft.opaque = True
         values, versions = put.checkpoint["channel_values"], put.checkpoint["channel_versions"]
-        items: dict[str, tuple[Any, ...]] = {}
+        versions_before = control.get("versions", _NOTHING)
+        items: Items = {}
         for channel, value in values.items():
             before, version = state.get(channel), versions.get(channel)
-            if before is not None and version is not None and control.get("version/" + channel) == version:
+            if before is not None and version is not None and versions_before.get(channel) == version:
                 if channel in remembered:
                     items[channel] = remembered[channel]
                 continue
             was = None if self._exact else remembered.get(channel)
-            change = change_of(serde, before, was, value)
+            for op, changed in change_of(serde, before, was, value):
+                draft.write(channel, op, changed)
             if type(value) is list:
                 items[channel] = tuple(value)
-            for op, change_value in _in_turn(change):
-                draft.write(channel, op, change_value)
         for channel in state:
             if channel not in values:
                 draft.write(channel, "delete", None)
@@ -243,21 +243,3 @@ class Lines:
             self._lines.move_to_end(key)
             if len(self._lines) > LINES:
                 self._lines.popitem(last=False)
-
-
-def _in_turn(change: Change | list[Change] | None) -> Sequence[Change]:
-    return [] if change is None else change if isinstance(change, list) else [change]
-
-
-def _items(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    return {channel: tuple(value) for channel, value in values.items() if type(value) is list}
-
-
-def _executed(data: list[Any]) -> Envelope:
-    return Envelope("node_executed", {"node": nodes_of(data)})
-
-
-def _rows(key: ScopeKey, put: Put, seq: int, data: list[Any]) -> list[Statement]:
-    metadata = data[4] if len(data) > 4 else {}
-    text = json_encode(metadata).decode() if type(metadata) is dict else None
-    return scopes.checkpoint_put(key, data[0], put.parent, seq, put.run_id, text)

@@ -57,12 +57,9 @@ class Reading:
     def row(self, key: ScopeKey, name: str | None) -> ScopeCheckpoint | None:
         """The live checkpoint of that name, or the latest."""
         with self._store._database.reader() as connection:
-            scope = scopes.find(connection, key)
-            if scope is None:
-                return None
             if name is None:
-                return scopes.latest(connection, scope.id)
-            found = scopes.checkpoint(connection, scope.id, name)
+                return scopes.latest(connection, key)
+            found = scopes.named(connection, key, name)
         return found if found is not None and found.status == "live" else None
 
     def tuple_of(

@@ -239,9 +239,8 @@ class Planting:
         draft = Draft(before.state, ReducerRegistry())
         draft.source, draft.opaque = "import", True
         for channel, value in snapshot.state.items():
-            change = change_of_bytes(before.state.get(channel), value)
-            if change is not None:
-                draft.write(channel, *change)
+            for op, changed in change_of_bytes(before.state.get(channel), value):
+                draft.write(channel, op, changed)
         for channel in before.state:
             if channel not in snapshot.state:
                 draft.write(channel, "delete", None)

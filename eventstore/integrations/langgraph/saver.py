@@ -228,7 +228,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         given = "" if current is None else str(current)
         count, _, _ = given.partition(".")
         width = len(count) if count and not isinstance(current, int) else VERSION_DIGITS
-        return f"{(int(count) if count else 0) + 1:0{width}}.{random.getrandbits(32):08x}"
+        return f"{(int(count) if count else 0) + 1:0{width}}.{random.getrandbits(24):06x}"
 
     # Async
 
@@ -290,7 +290,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         self._journals.forget()
 
 
-VERSION_DIGITS = 10
+VERSION_DIGITS = 8
 """Of the count in a new thread's versions; one that came from elsewhere keeps its own."""
 SOME = 16
 

@@ -8,8 +8,8 @@ and True are one; where no items are remembered, by their bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from operator import is_
+from collections.abc import Callable, Iterator, Sequence
+from operator import eq, is_
 from typing import Any, Protocol
 
 import msgspec
@@ -121,82 +121,63 @@ def apart(serde: Serializer, values: Opaque) -> list[Any]:
 
 def change_of(
     serde: Serializer, before: Opaque | None, remembered: Sequence[Any] | None, value: Any
-) -> Change | list[Change] | None:
-    """What makes `value` of the value `before` (None: there was none): None, a change, or two to be done in turn.
+) -> Sequence[Change]:
+    """What makes `value` of the value `before` (None: there was none), to be done in turn.
 
     `remembered`: the items of the list when `before` was made of it; without them bytes are compared.
 
     >>> from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     >>> serde = JsonPlusSerializer()
     >>> change_of(serde, encoded(serde, ["a"]), None, ["a", "b"])
-    ('append', Opaque('msgpack', 2 bytes, count=1))
+    [('append', Opaque('msgpack', 2 bytes, count=1))]
     """
-    if type(value) is not list or before is None or before.count is None:
-        now = encoded(serde, value)
-        return None if now == before else ("put", now)
-    if remembered is None:
-        return _by_bytes(before, encoded(serde, value))
+    if type(value) is not list or before is None or before.count is None or remembered is None:
+        return change_of_bytes(before, encoded(serde, value))
     return _by_identity(serde, before, remembered, value)
 
 
-def change_of_bytes(before: Opaque | None, now: Opaque) -> Change | None:
+def change_of_bytes(before: Opaque | None, now: Opaque) -> Sequence[Change]:
     """As `change_of`, of values that are serialized already.
 
     >>> change_of_bytes(Opaque("msgpack", b"a", 1), Opaque("msgpack", b"ab", 2))
-    ('append', Opaque('msgpack', 1 bytes, count=1))
+    [('append', Opaque('msgpack', 1 bytes, count=1))]
     """
+    if now == before:
+        return ()
     if before is None or before.count is None or now.count is None:
-        return None if now == before else ("put", now)
-    return _by_bytes(before, now)
-
-
-def _by_bytes(before: Opaque, now: Opaque) -> Change | None:
+        return [("put", now)]
     if before.codec != now.codec or now.codec.endswith(CHUNKS):
-        return None if now == before else ("put", now)
+        return [("put", now)]
     old, new = before.data, now.data
-    assert before.count is not None and now.count is not None
-    if new.startswith(old) and now.count >= before.count:
-        if now.count == before.count:
-            return None if len(new) == len(old) else ("put", now)
-        return "append", Opaque(now.codec, new[len(old) :], now.count - before.count)
+    if now.count > before.count and new.startswith(old):
+        return [("append", Opaque(now.codec, new[len(old) :], now.count - before.count))]
     was, items = before.items(), now.items()
-    shared = next((at for at, (one, other) in enumerate(zip(was, items, strict=False)) if one != other), len(items))
-    same_end = 0
-    while same_end < min(len(was), len(items)) - shared and was[-1 - same_end] == items[-1 - same_end]:
-        same_end += 1
-    if 2 * (shared + same_end) < len(items):
-        return "put", now
-    middle = items[shared : len(items) - same_end]
-    return _splice(shared, len(was) - shared - same_end, Opaque(now.codec, b"".join(middle), len(middle)))
+    start, end = _shared(was, items, eq)
+    if 2 * (start + end) < len(items):
+        return [("put", now)]
+    middle = items[start : len(items) - end]
+    return [_splice(start, len(was) - start - end, Opaque(now.codec, b"".join(middle), len(middle)))]
 
 
-def _by_identity(
-    serde: Serializer, before: Opaque, was: Sequence[Any], items: list[Any]
-) -> Change | list[Change] | None:
-    grown_from = len(was)
-    if len(items) >= grown_from and all(map(is_, was, items)):
-        return None if len(items) == grown_from else _append(serde, before, items, grown_from)
-    if before.codec.endswith(CHUNKS):
-        return "put", encoded(serde, items)
-    if items and (trimmed := _trimmed(was, items)):
-        kept = len(was) - trimmed
-        cut = _splice(0, trimmed, None)
-        grown = None if kept == len(items) else _append(serde, before, items, kept)
-        return cut if grown is None else grown if grown[0] == "put" else [cut, grown]
-    shared = next((at for at, pair in enumerate(zip(was, items, strict=False)) if pair[0] is not pair[1]), None)
-    shared = min(len(was), len(items)) if shared is None else shared
-    same_end = 0
-    while same_end < min(len(was), len(items)) - shared and was[-1 - same_end] is items[-1 - same_end]:
-        same_end += 1
-    middle = encoded(serde, items[shared : len(items) - same_end])
-    if 2 * (shared + same_end) < len(items) or middle.codec != before.codec:
-        return "put", encoded(serde, items)
-    return _splice(shared, len(was) - shared - same_end, middle)
+def _by_identity(serde: Serializer, before: Opaque, was: Sequence[Any], items: list[Any]) -> Sequence[Change]:
+    if len(items) >= len(was) and all(map(is_, was, items)):
+        return _grown(serde, before, items, len(was))
+    if not before.codec.endswith(CHUNKS):
+        if items and (trimmed := _trimmed(was, items)):
+            grown = _grown(serde, before, items, len(was) - trimmed)
+            return grown if grown and grown[0][0] == "put" else [_splice(0, trimmed, None), *grown]
+        start, end = _shared(was, items, is_)
+        middle = encoded(serde, items[start : len(items) - end])
+        if 2 * (start + end) >= len(items) and middle.codec == before.codec:
+            return [_splice(start, len(was) - start - end, middle)]
+    return [("put", encoded(serde, items))]
 
 
-def _append(serde: Serializer, before: Opaque, items: list[Any], start: int) -> Change:
-    added = encoded(serde, items[start:])
-    return ("append", added) if added.codec == before.codec else ("put", encoded(serde, items))
+def _grown(serde: Serializer, before: Opaque, items: list[Any], kept: int) -> Sequence[Change]:
+    if kept == len(items):
+        return ()
+    added = encoded(serde, items[kept:])
+    return [("append", added) if added.codec == before.codec else ("put", encoded(serde, items))]
 
 
 def _trimmed(was: Sequence[Any], items: list[Any]) -> int:
@@ -206,6 +187,18 @@ def _trimmed(was: Sequence[Any], items: list[Any]) -> int:
         if was[start] is first and all(map(is_, was[start:], items)):
             return start
     return 0
+
+
+def _shared(was: Sequence[Any], items: Sequence[Any], same: Callable[[Any, Any], bool]) -> tuple[int, int]:
+    """How many items both lists have in common at their beginning, and after that at their end."""
+    limit = min(len(was), len(items))
+    start = 0
+    while start < limit and same(was[start], items[start]):
+        start += 1
+    end = 0
+    while end < limit - start and same(was[-1 - end], items[-1 - end]):
+        end += 1
+    return start, end
 
 
 def _splice(start: int, count: int, items: Opaque | None) -> Change:
