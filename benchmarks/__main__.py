@@ -14,7 +14,20 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from . import chat, concurrency, export, inbox, lookback, memory, report, runs, scale, side_by_side, steps
+from . import (
+    chat,
+    concurrency,
+    export,
+    inbox,
+    langgraph_cases,
+    lookback,
+    memory,
+    report,
+    runs,
+    scale,
+    side_by_side,
+    steps,
+)
 from .bench import Bench
 from .result import Measure
 
@@ -42,6 +55,12 @@ CASES: dict[str, Callable[[Bench], Iterator[Measure]]] = {
     "fork": lookback.fork,
     "blame": lookback.blame,
     "export": export.export,
+    "langgraph-file": langgraph_cases.case("langgraph_writing", "file"),
+    "langgraph-put": langgraph_cases.case("langgraph_writing", "put"),
+    "langgraph-wall": langgraph_cases.case("langgraph_writing", "run"),
+    "langgraph-get": langgraph_cases.case("langgraph_reading", "get"),
+    "langgraph-history": langgraph_cases.case("langgraph_reading", "history"),
+    "langgraph-processes": langgraph_cases.case("langgraph_processes", "processes"),
 }
 
 

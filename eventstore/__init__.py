@@ -132,6 +132,7 @@ from .span import CancelMark, CheckpointMark, ForkMark, RetryWait, Span, Timelin
 from .statistics import StoreStats, TraceStats
 from .step import Step
 from .store import Store, TraceInfo, open
+from .threads import ThreadCheckpoint, ThreadInfo
 from .trace import Trace
 from .transfer import DumpCounts, LoadCounts, dump, load
 from .verify import Problem, VerifyReport
@@ -269,6 +270,8 @@ __all__ = [
     "StoreHalted",
     "StoreStats",
     "StreamEvent",
+    "ThreadCheckpoint",
+    "ThreadInfo",
     "Timeline",
     "Totals",
     "Trace",

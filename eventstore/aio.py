@@ -44,6 +44,7 @@ from .span import Timeline
 from .statistics import StoreStats
 from .step import Step
 from .store import Reducers, Store, TraceInfo
+from .threads import ThreadCheckpoint, ThreadInfo
 from .trace import Trace
 from .verify import VerifyReport
 from .why import Why
@@ -448,6 +449,26 @@ class AsyncStore:
         """See `Store.barriers`."""
         return await self._workers.call(
             self._store.barriers, pending=pending, limit=limit, after=after, trace_id=trace_id, node=node
+        )
+
+    async def threads(
+        self, *, adapter: str | None = None, limit: int = 100, after: ThreadInfo | None = None
+    ) -> list[ThreadInfo]:
+        """See `Store.threads`."""
+        return await self._workers.call(self._store.threads, adapter=adapter, limit=limit, after=after)
+
+    async def thread_checkpoints(
+        self,
+        thread_id: str,
+        namespace: str = "",
+        *,
+        adapter: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[ThreadCheckpoint]:
+        """See `Store.thread_checkpoints`."""
+        return await self._workers.call(
+            self._store.thread_checkpoints, thread_id, namespace, adapter=adapter, limit=limit, before=before
         )
 
     async def cancel(self, trace_id: str, *, by: str | None = None, reason: str = "") -> bool:

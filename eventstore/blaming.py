@@ -20,7 +20,8 @@ from .errors import LogCorrupted, StateError, Trimmed
 from .event import JsonRecord, utc
 from .fold import MISSING, apply
 from .history import owner_of
-from .opaque import ext_hook
+from .opaque import COMMON_CODEC, Opaque, ext_hook
+from .readable import readable
 
 if TYPE_CHECKING:
     from .store import Store
@@ -69,7 +70,7 @@ class _Event(msgspec.Struct, gc=False):
     op: str = "put"
     source: str = "node"
     value: msgspec.Raw = msgspec.Raw()
-    data: _Data | None = None
+    data: _Data | list[msgspec.Raw] | None = None  # an array: of an adapter's event, which writes no key
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -137,7 +138,7 @@ def blame(store: Store, trace_id: str, name: str, upto: int | None = None, *, la
     for target in meant:
         try:
             found = _below(writes[target.key], target.path)
-        except (StateError, TypeError) as error:
+        except (StateError, TypeError, ValueError) as error:
             raise LogCorrupted(store.path, trace_id, writes[target.key][0].seq, str(error)) from error
         if found:
             return found
@@ -201,6 +202,8 @@ class _Scan:
             if data is None:
                 if event.key in writes:
                     hits.append((seq, event))
+            elif isinstance(data, list):
+                continue
             elif event.kind == "node_executed":
                 step = None
                 if data.success or data.falls_back:
@@ -310,11 +313,13 @@ def _changing(writes: list[Write], path: Path) -> Iterator[Write]:
 
 
 def value_at(value: Any, path: Path) -> Any:
-    """The part of a value at a path; MISSING where there is none.
+    """The part of a value at a path, of an opaque one in its readable form; MISSING where there is none.
 
     >>> value_at({"items": [{"total": 3}]}, ["items", "0", "total"])
     3
     """
+    if path and isinstance(value, Opaque):
+        value, path = _item(value, path)
     for part in path:
         if type(value) is dict:
             value = value.get(str(part), MISSING)
@@ -323,3 +328,11 @@ def value_at(value: Any, path: Path) -> Any:
         else:
             return MISSING
     return value
+
+
+def _item(value: Opaque, path: Path) -> tuple[Any, Path]:
+    """What to look into in an opaque value: of a list only the item that is meant is decoded."""
+    index = str(path[0])
+    if value.codec != COMMON_CODEC or value.count is None or not index.isdecimal() or int(index) >= value.count:
+        return readable(value), path
+    return readable(Opaque(value.codec, value.items()[int(index)])), path[1:]

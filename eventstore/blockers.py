@@ -3,15 +3,16 @@
 History may go up to the furthest step boundary that nobody forbids: a fork needs what it shares, a kept
 checkpoint its place, a barrier its question until it is decided, a retry the row that its first attempt left,
 and a parallel step its own beginning until it is joined.
-A trace whose forks live is not erased; neither is one that a living owner runs. A plan looks ahead: forks that
-it erases, and checkpoints that it removes, block nothing (`Leaving`).
+A trace whose forks live is not erased; neither is one that a living owner runs. What a thread of another framework
+reads is its adapter's to remove. A plan looks ahead: forks that it erases, and checkpoints that it removes, block
+nothing (`Leaving`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -35,7 +36,15 @@ OPEN_AT = (
 PENDING = (
     "SELECT barrier_id, raised_seq FROM barrier WHERE trace = ? AND decided_seq IS NULL ORDER BY raised_seq, barrier_id"
 )
+READERS = (
+    "SELECT s.adapter, s.thread_id, s.namespace FROM scope_trace r JOIN scope s ON s.id = r.scope"
+    " WHERE r.trace = ? ORDER BY s.id"
+)
 ALL = 2**62
+REMEDIES = {
+    "langgraph": "EventStoreSaver.delete_thread({0!r}) deletes it, prune([{0!r}]) all of it but the newest checkpoint"
+}
+"""How an adapter's thread is deleted."""
 BRANCHES = ("held/", "failed/", "intent/", "retry/", "calls/")
 """What a branch has in control from its beginning to the join, under NODE/BRANCH."""
 LOOKED_BACK_SEQS = 256
@@ -44,9 +53,9 @@ LOOKED_BACK_SEQS = 256
 class RetentionBlocker(JsonRecord, frozen=True):
     """What stands in the way of `action` (trim, erase or any), told in `reason`.
 
-    `kind`: fork, checkpoint, barrier, parallel, retry, owner, changed, gone or damaged. `limit_seq`: the furthest seq
-    that history may be trimmed to for its sake; None where the action is forbidden altogether. `more`: how many
-    others of the same kind stand behind it.
+    `kind`: fork, checkpoint, thread, barrier, parallel, retry, owner, changed, gone or damaged. `limit_seq`: the
+    furthest seq that history may be trimmed to for its sake; None where the action is forbidden altogether. `more`:
+    how many others of the same kind stand behind it.
 
     >>> str(RetentionBlocker("trim", "fork", "fork t2 at seq 9", limit_seq=9, more=3))
     'fork t2 at seq 9 and 3 more'
@@ -104,10 +113,20 @@ def forks(
             yield RetentionBlocker(action, "fork", f"fork {fork_id} at seq {seq}", limit)
 
 
+def threads(connection: apsw.Connection, trace: TraceRow, action: str) -> Iterator[RetentionBlocker]:
+    """Threads of another framework that read the trace; what to say to their adapter stands in the reason."""
+    rows: Any = connection.execute(READERS, (trace.id,))
+    for adapter, thread_id, namespace in rows:
+        within = f", namespace {namespace!r}," if namespace else ""
+        remedy = REMEDIES.get(adapter, "delete it there").format(thread_id)
+        yield RetentionBlocker(action, "thread", f"thread {thread_id!r} of {adapter}{within} reads it: {remedy}")
+
+
 def of_trim(
     connection: apsw.Connection, trace: TraceRow, at: Head, retry_window_s: float, leaving: Leaving = NOTHING_LEAVES
 ) -> Iterator[RetentionBlocker]:
     """What forbids to trim the trace at that step boundary; of each kind the oldest comes first."""
+    yield from threads(connection, trace, "trim")
     yield from forks(connection, trace, "trim", at.version, leaving)
     for member in family(connection, trace, leaving):
         for checkpoint_id, seq in connection.execute(KEPT, (member.id, leaving.keeps(member.id), at.version)):

@@ -3,6 +3,7 @@
 Keys that differ are found first; within a key, jsonpatch finds the nested differences (RFC 6902), and difflib those
 of a long list. They are sequential: each path holds in the state that the changes before it have left. Items added
 at the end of a list are one `appended` change, as in the log. Equality is JSON's: 1, 1.0 and true are three values.
+Opaque values are compared by their bytes and shown as `readable` gives them: so a diff is one of readable states.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from msgspec import UNSET
 from .codec import msgpack_encode, same
 from .event import JsonRecord
 from .fold import MISSING, copy_value
-from .opaque import json_hook
+from .opaque import Opaque
+from .readable import DECODED, readable, readable_hook
 
 Path = list[str | int]
 SHOWN = 72
 LONG_LIST = 256
 """Items above which jsonpatch, which grows with the square of a list, is not asked any more."""
-_spelling = msgspec.json.Encoder(enc_hook=json_hook, order="deterministic").encode
+_spelling = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Change(JsonRecord, frozen=True):
@@ -83,6 +85,9 @@ class StateDiff(JsonRecord, frozen=True):
     `parted`: where the two histories part, in the trace that both share, None where they share none or where
     one is the other's past.
 
+    Opaque values stand in it as data that people can read, and so `apply` and `patch` go from the readable form of
+    the left state to that of the right one. Of two that cannot be read, or that read alike, the whole value changed.
+
     >>> found = StateDiff(changes({"n": 1, "log": ["a"]}, {"log": ["a", "b"], "ok": True}))
     >>> [str(change) for change in found.changes]
     ['n: - 1', 'log: 1 appended at [1]: ["b"]', 'ok: + true']
@@ -117,7 +122,7 @@ class StateDiff(JsonRecord, frozen=True):
 
     def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the left `state` with the changes made: the right state. Raises LookupError on another state."""
-        result: dict[str, Any] = {"": copy_value(dict(state))}
+        result: dict[str, Any] = {"": {key: _shown(value) for key, value in state.items()}}
         for change in self.changes:
             try:
                 _apply(result, ["", *change.path], change)
@@ -126,7 +131,7 @@ class StateDiff(JsonRecord, frozen=True):
         return result[""]  # type: ignore[no-any-return]
 
     def patch(self) -> list[dict[str, Any]]:
-        """The changes as a JSON Patch (RFC 6902)."""
+        """The changes as a JSON Patch (RFC 6902), of the readable states where values are opaque."""
         operations: list[dict[str, Any]] = []
         for change in self.changes:
             if change.kind == "appended":
@@ -148,13 +153,42 @@ def changes(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Change]:
     >>> [change.kind for change in changes({"a": {"x": [1, 2]}}, {"a": {"x": [1, 3]}})]
     ['changed']
     """
-    found = [Change([key], "removed", before=copy_value(value)) for key, value in left.items() if key not in right]
+    found = [Change([key], "removed", before=_shown(value)) for key, value in left.items() if key not in right]
     for key, value in right.items():
         if key not in left:
-            found.append(Change([key], "added", after=copy_value(value)))
+            found.append(Change([key], "added", after=_shown(value)))
         elif not is_same(left[key], value):
-            found += _within([key], left[key], value)
+            is_opaque = isinstance(value, Opaque) or isinstance(left[key], Opaque)
+            found += _opaque([key], left[key], value) if is_opaque else _within([key], left[key], value)
     return found
+
+
+def _shown(value: Any) -> Any:
+    """A value of a state as it stands in a change: a copy, and readable."""
+    return readable(value) if isinstance(value, Opaque) else copy_value(value)
+
+
+def _opaque(path: Path, old: Any, new: Any) -> Iterable[Change]:
+    """The changes of a value that is opaque on one side or on both."""
+    items = _appended(old, new)
+    if items is not None:
+        return [Change(path, "appended", after=items, index=old.count)]
+    was, now = readable(old), readable(new)
+    is_described = any(isinstance(value, Opaque) and value.codec not in DECODED for value in (old, new))
+    return [Change(path, "changed", was, now)] if is_described or is_same(was, now) else _within(path, was, now)
+
+
+def _appended(old: Any, new: Any) -> list[Any] | None:
+    """The items by which an opaque list has grown at its end, where that is all; the others are not decoded."""
+    if not (isinstance(old, Opaque) and isinstance(new, Opaque) and old.codec == new.codec):
+        return None
+    if old.count is None or new.count is None or old.count >= new.count:
+        return None
+    before, after = old.data, new.data
+    if not after.startswith(before):
+        return None
+    found = readable(Opaque(new.codec, after[len(before) :], new.count - old.count))
+    return found if isinstance(found, list) else None
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -278,5 +312,5 @@ def brief(value: Any, width: int = SHOWN) -> str:
     >>> brief({"a": [1, 2]}), brief("long " * 40, 12)
     ('{"a":[1,2]}', '"long long …')
     """
-    text = msgspec.json.encode(value, enc_hook=json_hook).decode()
+    text = msgspec.json.encode(value, enc_hook=readable_hook).decode()
     return text if len(text) <= width else text[: width - 1] + "…"

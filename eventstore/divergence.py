@@ -18,6 +18,7 @@ from .codec import same
 from .event import JsonRecord
 from .fold import MISSING, apply, copy_value
 from .opaque import Opaque
+from .readable import readable
 
 DivergenceKind = Literal["value", "route", "call", "error", "graph"]
 Write = tuple[str, str, Any]
@@ -137,7 +138,7 @@ def difference(
             continue
         left, made = _left(state, key, was.get(key, ())), _left(state, key, now.get(key, ()))
         if left is not made and not same(left, made):
-            return key, _told(left), _told(made)
+            return key, *_told(left, made)
     return None
 
 
@@ -195,13 +196,16 @@ def _narrowed(was: Any, now: Any) -> tuple[str, Any, Any]:
     return path, was, now
 
 
-def _told(value: Any) -> Any:
-    """A value as a record in JSON can hold it."""
-    if value is MISSING:
-        return UNSET
+def _told(left: Any, made: Any) -> tuple[Any, Any]:
+    """Two values as a record in JSON can hold them; opaque ones that read alike by their bytes' digests."""
+    was, now = (UNSET if value is MISSING else readable(value) for value in (left, made))
+    return (_digest(left, was), _digest(made, now)) if same(was, now) else (was, now)
+
+
+def _digest(value: Any, shown: Any) -> Any:
     if isinstance(value, Opaque):
         return f"{value!r}, {blake2b(value.data, digest_size=8).hexdigest()}"
-    return value
+    return shown
 
 
 def _way(target: Any) -> str:

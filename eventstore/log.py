@@ -42,6 +42,10 @@ CHECKPOINTS_BEGINNING = (
 )
 FORKS = "SELECT trace_id, fork_seq, created_us FROM trace WHERE parent = ? ORDER BY fork_seq, id"
 TIME_AT = "SELECT first_seq, n, at_us FROM log WHERE trace = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1"
+TRACES_BEGINNING = (
+    "SELECT trace_id, name FROM trace WHERE trace_id >= ?1 AND trace_id < ?1 || char(1114111)"
+    " ORDER BY trace_id DESC LIMIT ?2"
+)
 TRACE_BY_ID = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE trace_id = ?"
 TRACE_BY_ROW = "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE id = ?"
 
@@ -101,6 +105,12 @@ def find_trace(connection: apsw.Connection, trace_id: str) -> TraceRow:
             raise TraceErased(trace_id)
         raise TraceNotFound(trace_id)
     return TraceRow._make(row)
+
+
+def traces_beginning(connection: apsw.Connection, prefix: str, limit: int) -> list[tuple[str, str]]:
+    """`(id, name)` of the traces whose ids begin so, newest first."""
+    rows: Any = connection.execute(TRACES_BEGINNING, (prefix, limit)).fetchall()
+    return list(rows)
 
 
 def trace_by_row(connection: apsw.Connection, row_id: int) -> TraceRow:

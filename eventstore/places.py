@@ -2,7 +2,7 @@
 
 A step is found from the newest base before it, which counts the steps behind it, by reading on from there; a
 time by bisection, since times never decrease along a trace; a checkpoint by its id or any beginning of it that
-no other one of the trace shares.
+no other one of the trace shares. A checkpoint of a LangGraph thread is one, too, under the id that it has there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import bases, log
+from . import bases, log, threads
 from .codec import decode_some
 from .errors import LogCorrupted, PlaceNotFound, SeqOutOfRange
 from .event import EPOCH, NodeExecuted
@@ -109,14 +109,23 @@ def _at_time(connection: apsw.Connection, row: TraceRow, version: int, moment: d
 
 
 def _at_checkpoint(connection: apsw.Connection, row: TraceRow, version: int, prefix: str, asked: str) -> int:
-    if not _ID.fullmatch(prefix):
+    segments, beginning = log.lineage(connection, row, version), prefix.lower()
+    try:
+        found = log.checkpoints_beginning(connection, segments, beginning)
+        found += threads.checkpoints_beginning(connection, segments, beginning)
+    except UnicodeEncodeError:
+        prefix = ""  # what no id can be
+    if not prefix:
         raise PlaceNotFound(row.trace_id, asked, "write a checkpoint's id, or a beginning of it")
-    found = log.checkpoints_beginning(connection, log.lineage(connection, row, version), prefix.lower())
     exact = [seq for checkpoint_id, seq in found if checkpoint_id == prefix]
     if exact or len(found) == 1:
         return exact[0] if exact else found[0][1]
     if not found:
-        raise PlaceNotFound(row.trace_id, asked, "none of its checkpoints begins so")
+        why = "none of its checkpoints begins so"
+        beside = threads.beside(connection, segments, beginning)
+        if beside is not None:
+            why += f"; {beside[0]} of its thread is in trace {beside[1]} at seq {beside[2]}"
+        raise PlaceNotFound(row.trace_id, asked, why)
     named = ", ".join(f"{checkpoint_id} at seq {seq}" for checkpoint_id, seq in found[:4])
     raise PlaceNotFound(row.trace_id, asked, f"several of its checkpoints begin so: {named}")
 
@@ -143,6 +152,15 @@ def at_step(connection: apsw.Connection, path: str, row: TraceRow, version: int,
     if found.steps < step:
         raise PlaceNotFound(row.trace_id, asked, f"it has {found.steps} steps")
     return found
+
+
+def traces_beginning(store: Store, prefix: str, limit: int) -> list[tuple[str, str]]:
+    """`(id, name)` of the traces whose ids begin so, newest first."""
+    try:
+        with store._database.reader() as connection:
+            return log.traces_beginning(connection, prefix, limit)
+    except UnicodeEncodeError:
+        return []  # what no id can begin with
 
 
 def execution_seq(store: Store, trace_id: str, step: int) -> int:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -153,10 +154,11 @@ def erase(store: Store, trace_id: str, by: str | None, cascade: bool) -> list[Re
     with store._database.reader() as connection:
         trace = log.find_trace(connection, trace_id)
         family = blockers.family(connection, trace)
-        if not cascade:
-            _refuse(trace_id, blockers.forks(connection, trace, "erase", blockers.ALL))
         for member in family:  # all of them before the first is gone
             _refuse(member.trace_id, blockers.threads(connection, member, "erase"))
+        if not cascade:
+            _refuse(trace_id, blockers.forks(connection, trace, "erase", blockers.ALL))
+        for member in family:
             _refuse(member.trace_id, running(store, connection, member, "erase"))
 
     def erase_one(member: TraceRow) -> Removed:
@@ -185,16 +187,23 @@ def erase_rows(connection: apsw.Connection, trace: TraceRow, by: str | None) -> 
     now_us = time.time_ns() // 1000
     connection.execute(INSERT_TOMBSTONE, (trace.trace_id, trace.id, head.version, head.digest, by, now_us))
     connection.execute(REWRITE_IS_DUE, (now_us,))
-    usual = connection.pragma("secure_delete")
-    connection.pragma("secure_delete", 1)
-    try:
+    with overwriting(connection):
         bases_gone = drop_bases(connection, trace)
         for table in ("lease", "checkpoint", "barrier", "root", "log"):
             connection.execute(f"DELETE FROM {table} WHERE trace = ?", (trace.id,))
         connection.execute("DELETE FROM trace WHERE id = ?", (trace.id,))
+    return gone._replace(bases=bases_gone.bases, base_bytes=bases_gone.base_bytes)
+
+
+@contextmanager
+def overwriting(connection: apsw.Connection) -> Iterator[None]:
+    """What is deleted meanwhile is overwritten at once, which leaves old copies alone."""
+    usual = connection.pragma("secure_delete")
+    connection.pragma("secure_delete", 1)
+    try:
+        yield
     finally:
         connection.pragma("secure_delete", usual)
-    return gone._replace(bases=bases_gone.bases, base_bytes=bases_gone.base_bytes)
 
 
 def running(store: Store, connection: apsw.Connection, trace: TraceRow, action: str) -> list[RetentionBlocker]:

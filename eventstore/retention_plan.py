@@ -266,7 +266,8 @@ class _Examination:
 def forbids_erasure(
     store: Store, connection: apsw.Connection, row: TraceRow, leaving: Leaving = NOTHING_LEAVES
 ) -> Iterator[RetentionBlocker]:
-    """What forbids a plan to erase that trace: a living owner, a pending barrier, a fork that stays."""
+    """What forbids a plan to erase that trace: a living owner, a thread, a pending barrier, a fork that stays."""
+    yield from blockers.threads(connection, row, "erase")
     yield from retention.running(store, connection, row, "erase")
     yield from blockers.pending(connection, row)
     yield from blockers.forks(connection, row, "erase", blockers.ALL, leaving)

@@ -6,6 +6,7 @@ scope reads and that no fork stands on is erased, and with it the ones below it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -136,10 +137,10 @@ def of_run(connection: apsw.Connection, run_id: str) -> list[Scope]:
     return [Scope._make(connection.execute(BY_ID, found).fetchone()) for found in ids]  # type: ignore[arg-type]
 
 
-def by_id(connection: apsw.Connection, scope: int) -> Scope:
+def by_id(connection: apsw.Connection, scope: int) -> Scope | None:
     """The scope of that row id."""
     row: Any = connection.execute(BY_ID, (scope,)).fetchone()
-    return Scope._make(row)
+    return None if row is None else Scope._make(row)
 
 
 def checkpoint(connection: apsw.Connection, scope: int, name: str) -> ScopeCheckpoint | None:
@@ -167,11 +168,16 @@ def every(connection: apsw.Connection, scope: int) -> dict[str, ScopeCheckpoint]
 
 
 def page(
-    connection: apsw.Connection, adapter: str, thread_id: str | None, scope: int | None, before: tuple[str | None, int]
+    connection: apsw.Connection,
+    adapter: str,
+    thread_id: str | None,
+    scope: int | None,
+    before: tuple[str | None, int],
+    limit: int,
 ) -> list[ScopeCheckpoint]:
     """Live checkpoints of a scope, a thread or all threads, the greatest name first, after `before` (name, scope)."""
     name, at = before
-    after = ("\U0010ffff" if name is None else name, at, PAGE_ROWS)
+    after = ("\U0010ffff" if name is None else name, at, limit)
     if scope is not None:
         rows: Any = connection.execute(PAGE_OF_SCOPE, (scope, *after))
     elif thread_id is not None:
@@ -191,27 +197,23 @@ def is_adapters(connection: apsw.Connection, trace: int) -> bool:
 
 def remove(connection: apsw.Connection, scope: Scope, names: Sequence[str], ghosts: Sequence[str], by: str) -> None:
     """Delete these checkpoints, make ghosts of those, and erase what is not read any more."""
-    connection.executemany(
-        "DELETE FROM scope_checkpoint WHERE scope = ? AND name = ?", [(scope.id, name) for name in names]
-    )
-    connection.executemany(
-        "UPDATE scope_checkpoint SET status = 'ghost', run_id = NULL WHERE scope = ? AND name = ?",
-        [(scope.id, name) for name in ghosts],
-    )
-    unread(connection, scope, by)
+    gone = [(scope.id, name) for name in names]
+    hidden = [(scope.id, name) for name in ghosts]
+    with retention.overwriting(connection):
+        connection.executemany("DELETE FROM scope_checkpoint WHERE scope = ? AND name = ?", gone)
+        connection.executemany(
+            "UPDATE scope_checkpoint SET status = 'ghost', run_id = NULL WHERE scope = ? AND name = ?", hidden
+        )
+        unread(connection, scope, by)
+    if gone:
+        connection.execute(retention.REWRITE_IS_DUE, (time.time_ns() // 1000,))
 
 
-def move(
-    connection: apsw.Connection,
-    row: ScopeCheckpoint,
-    trace: int | None,
-    seq: int | None,
-    writes: Sequence[tuple[int, int]],
-) -> None:
-    """Let a checkpoint stand elsewhere, its writes with it."""
+def move(connection: apsw.Connection, row: ScopeCheckpoint) -> None:
+    """Let a checkpoint stand elsewhere, as the row says, its writes with it."""
     connection.execute(
-        "UPDATE scope_checkpoint SET trace = ?, seq = ?, writes = ? WHERE scope = ? AND name = ?",
-        (trace, seq, msgspec.json.encode(list(writes)).decode(), row.scope, row.name),
+        "UPDATE scope_checkpoint SET parent = ?, trace = ?, seq = ?, writes = ? WHERE scope = ? AND name = ?",
+        (row.parent, row.trace, row.seq, row.writes, row.scope, row.name),
     )
 
 
@@ -225,13 +227,14 @@ def set_journal(connection: apsw.Connection, scope: int, trace: int | None) -> N
     connection.execute("UPDATE scope SET journal = ? WHERE id = ?", (trace, scope))
 
 
-def copy(connection: apsw.Connection, source: Scope, target: ScopeKey) -> None:
+def copy(connection: apsw.Connection, source: Scope, target: ScopeKey, by: str) -> None:
     """Give `target` the source's checkpoints and writes, by reference."""
     connection.execute(ENTER, target)
     found = find(connection, target)
     assert found is not None
     connection.execute(COPY_ROWS, (source.id, found.id))
     connection.execute(COPY_TRACES, (source.id, found.id))
+    unread(connection, found, by)
 
 
 def unread(connection: apsw.Connection, scope: Scope, by: str) -> None:
@@ -243,7 +246,7 @@ def unread(connection: apsw.Connection, scope: Scope, by: str) -> None:
     if rows:
         needed.add(scope.journal)
     held: Any = connection.execute("SELECT trace FROM scope_trace WHERE scope = ?", (scope.id,)).fetchall()
-    gone = [trace for (trace,) in held if trace not in needed]
+    gone = {trace for (trace,) in held if trace not in needed}
     connection.executemany(
         "DELETE FROM scope_trace WHERE trace = ? AND scope = ?", [(trace, scope.id) for trace in gone]
     )
@@ -254,4 +257,12 @@ def unread(connection: apsw.Connection, scope: Scope, by: str) -> None:
         if connection.execute(IS_READ, (row.id,)).fetchone() is None:
             retention.erase_rows(connection, row, by)
             if row.parent is not None:
-                gone.append(row.parent)
+                gone.add(row.parent)
+
+
+def enter(connection: apsw.Connection, key: ScopeKey) -> Scope:
+    """The scope of that name, made where there is none."""
+    connection.execute(ENTER, key)
+    found = find(connection, key)
+    assert found is not None
+    return found

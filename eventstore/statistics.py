@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bases, log
+from . import bases, log, scope_places
 from .codec import state_size_bytes
 from .errors import LogCorrupted
 from .event import JsonRecord
@@ -27,7 +27,8 @@ TRACE_FIGURES = (
 class TraceStats(JsonRecord, frozen=True):
     """One trace: `steps`, nodes executed; `state_bytes`, state and control; `read_bytes`, what a restore reads.
 
-    `c1`: bases over log; `c2`: read over state (small states are dominated by the bound's constant).
+    `c1`: bases over log; `c2`: read over state (small states are dominated by the bound's constant). The journal of a
+    thread's pending writes has no state: `state_bytes`, `read_bytes` and `c2` are 0.
 
     >>> TraceStats("t1", "chat", 10, 30, 5000, 1, 2000, 1500, 2100).c1
     0.4
@@ -109,20 +110,16 @@ def store_stats(store: Store) -> StoreStats:
                 version = log.head(connection, trace).version
             except LogCorrupted:  # `verify` names it
                 continue
-            restored = bases.restore(
-                connection, store.path, log.lineage(connection, trace, version), version, trace.trace_id
-            )
+            steps = state_bytes = read_bytes = 0
+            if not scope_places.is_journal(connection, trace.id):
+                lineage = log.lineage(connection, trace, version)
+                restored = bases.restore(connection, store.path, lineage, version, trace.trace_id)
+                steps = restored.control.get("steps", 0)
+                state_bytes = state_size_bytes(restored.state) + state_size_bytes(restored.control)
+                read_bytes = restored.chain_bytes + restored.tail_bytes
             traces.append(
                 TraceStats(
-                    trace.trace_id,
-                    trace.name,
-                    restored.control.get("steps", 0),
-                    version,
-                    log_bytes,
-                    count,
-                    base_bytes,
-                    state_size_bytes(restored.state) + state_size_bytes(restored.control),
-                    restored.chain_bytes + restored.tail_bytes,
+                    trace.trace_id, trace.name, steps, version, log_bytes, count, base_bytes, state_bytes, read_bytes
                 )
             )
         pages, free, page_size = (connection.pragma(name) for name in ("page_count", "freelist_count", "page_size"))

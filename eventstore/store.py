@@ -34,6 +34,7 @@ from . import (
     retention_plan,
     statistics,
     tailing,
+    threads,
     verify,
 )
 from .bases import BaseInfo
@@ -64,6 +65,7 @@ from .run_event import NodeIntended
 from .run_stream import StreamEvent
 from .statistics import StoreStats
 from .step import converted
+from .threads import ThreadCheckpoint, ThreadInfo
 from .trace import Trace
 from .verify import VerifyReport
 from .writer import Append, Writer
@@ -373,6 +375,29 @@ class Store:
         ['GraphStarted', 'GraphCompleted', 'CheckpointSaved']
         """
         return tailing.tail(self, trace_id, after, follow, poll_s)
+
+    # Threads of other frameworks
+
+    def threads(
+        self, *, adapter: str | None = None, limit: int = 100, after: ThreadInfo | None = None
+    ) -> list[ThreadInfo]:
+        """A page of the threads that an adapter (LangGraph's saver) keeps here, the last begun first.
+
+        `adapter`: only its; `after`: the last one of the page before.
+        """
+        return threads.threads(self, adapter=adapter, limit=limit, after=after)
+
+    def thread_checkpoints(
+        self,
+        thread_id: str,
+        namespace: str = "",
+        *,
+        adapter: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[ThreadCheckpoint]:
+        """A page of a thread's checkpoints and where they stand, the greatest id first; `before`: only smaller ids."""
+        return threads.checkpoints(self, thread_id, namespace, adapter=adapter, limit=limit, before=before)
 
     def _entries(self, row: TraceRow, upto: int) -> list[ExecutionEntry]:
         """The executions of a trace; a fraction of what reading all of its events takes."""

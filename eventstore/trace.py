@@ -74,7 +74,7 @@ from .pending import (
     same_events,
 )
 from .places import At
-from .policy import FoldInput
+from .policy import FoldInput, FoldPolicy
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
 from .recorded import ADAPTER_KINDS, MAIL, RUN_KINDS, Event, RecordedEvent
 from .redaction import redact_event
@@ -550,6 +550,7 @@ class Trace(Lookback):
         sync: bool = False,
         at_us: int = 0,
         opaque: bool = False,
+        policy: FoldPolicy | None = None,
     ) -> Pending:
         store = self._store
         opaque = opaque or (draft is not None and draft.opaque)
@@ -581,7 +582,7 @@ class Trace(Lookback):
             if state_bytes < 2:
                 state_bytes = 2
             tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size
-            policy = store.fold_policy
+            policy = policy or store.fold_policy
             may_fold = getattr(policy, "may_fold", None)
             if may_fold is None or may_fold(tail_deltas, tail_bytes, self._chain_bytes, state_bytes):
                 fold = policy.decide(

@@ -2,8 +2,9 @@
 
 Checked: seqs are dense, each row's digest extends the one before it, every body decodes and folds, each
 link is the net effect of exactly its stretch and each whole state equals the fold, each root equals
-nothing but what its digest says, and the projections (status, barriers, checkpoints' places) say what
-the log says. A damaged trace is named by its first bad seq and never keeps the others from being read.
+nothing but what its digest says, and the projections (status, barriers, checkpoints' places, the threads of
+other frameworks) say what the log says. A damaged trace is named by its first bad seq and never keeps the
+others from being read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from . import chain, log
+from . import chain, log, scope_check
 from .bases import EMPTY, PLACE, STEPS_AT, Base, restore, root_checksum, steps_checksum
 from .codec import Row, decode_event, decode_rows, msgpack_encode
 from .control import pending_barriers, status_of
@@ -81,6 +82,7 @@ class _Stop(Exception):
 def verify(store: Store, trace_id: str | None = None) -> VerifyReport:
     """Verify one trace, or all and the file itself. Raises TraceNotFound."""
     report = VerifyReport(0, 0, 0, [], {})
+    damaged: set[int] = set()
     events = base_count = 0
     with store._database.reader() as connection:
         if trace_id is None:
@@ -96,6 +98,11 @@ def verify(store: Store, trace_id: str | None = None) -> VerifyReport:
             report.problems.extend(check.problems)
             if check.head is not None:
                 report.heads[trace.trace_id] = check.head.hex()
+            if trace.parent in damaged or any(problem.in_log for problem in check.problems):
+                damaged.add(trace.id)
+        only = None if trace_id is None else traces[0].id
+        for fault in scope_check.faults(connection, only, damaged):
+            report.problems.append(Problem(fault.trace_id or "-", fault.seq, "thread", fault.reason, False))
     return VerifyReport(len(traces), events, base_count, report.problems, report.heads)
 
 

@@ -33,6 +33,7 @@ from .log import LogRow, TraceRow
 from .record import ExecutionEntry
 from .recorded import RecordedEvent
 from .run_event import BranchExecuted, GraphChanged, NodeIntended, NodeRouted, TraceReopened
+from .scope_event import CheckpointPut, WritesPut
 
 if TYPE_CHECKING:
     from .store import Store
@@ -283,4 +284,8 @@ def _brief_event(event: Any) -> str:
         return f"{event.path!r} is about to act, with key {event.key}"
     if isinstance(event, NodeExecuted) and event.next is not None:
         return f"{event.node!r} led to {event.next!r}"
+    if isinstance(event, CheckpointPut):
+        return f"checkpoint {event.name} stands there"
+    if isinstance(event, WritesPut):
+        return f"writes of task {event.task} to {', '.join(event.channels)}, made after {event.checkpoint}"
     return brief(event)

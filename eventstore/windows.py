@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import bases, log
@@ -24,6 +25,7 @@ PLACE_BYTES = 2048
 """What a kept state costs beside its values, about."""
 TIPS = 256
 """How many traces' ends are kept."""
+ASKED = 4096
 
 
 class Snapshot(NamedTuple):
@@ -46,6 +48,7 @@ class Windows:
         self._held: OrderedDict[tuple[int, int], tuple[dict[int, Snapshot], int]] = OrderedDict()
         self._where: dict[tuple[int, int], tuple[int, int]] = {}
         self._bytes = 0
+        self._asked: set[tuple[int, int]] = set()
         self._tips: OrderedDict[int, tuple[int, Snapshot]] = OrderedDict()
 
     def at(self, trace: int, seq: int) -> Snapshot:
@@ -58,9 +61,20 @@ class Windows:
             if key is not None:
                 self._held.move_to_end(key)
                 return self._held[key][0][seq]
-        start, window = read(self._store, trace, seq)
-        self._keep((trace, start), window)
+        start, window = read(self._store, trace, seq, self._is_known)
+        if start is not None:
+            self._keep((trace, start), window)
         return window[seq]
+
+    def _is_known(self, trace: int, start: int) -> bool:
+        """Whether that stretch was asked for before: who reads one place of it may never read another."""
+        with self._lock:
+            if (trace, start) in self._asked:
+                return True
+            if len(self._asked) >= ASKED:
+                self._asked.clear()
+            self._asked.add((trace, start))
+            return False
 
     def keep(self, trace: int, seq: int, snapshot: Snapshot) -> None:
         """Remember the state at the trace's end, which is known anyway, in the place of the one kept so before."""
@@ -93,10 +107,13 @@ class Windows:
                     del self._where[key[0], seq]
 
 
-def read(store: Store, trace: int, seq: int) -> tuple[int, dict[int, Snapshot]]:
-    """Where the base before `seq` stands (0 for none), and the states from there to `seq`, by seq.
+def read(
+    store: Store, trace: int, seq: int, is_known: Callable[[int, int], bool]
+) -> tuple[int | None, dict[int, Snapshot]]:
+    """The states from the base before `seq` on, by seq, and where that base stands (0 for none).
 
-    Raises LogCorrupted, Trimmed, TraceErased.
+    Of a stretch that is not known yet (`is_known(trace, base)`) only the state at `seq`, and None.
+    Raises LogCorrupted, Trimmed, TraceNotFound.
     """
     with store._database.reader() as connection:
         row = log.trace_by_row(connection, trace)
@@ -104,6 +121,11 @@ def read(store: Store, trace: int, seq: int) -> tuple[int, dict[int, Snapshot]]:
         base = bases.nearest(connection, segments, seq, bases.NEAREST_PLACE)
         root = max((log.root_seq(connection, segment.trace) for segment in segments), default=0)
         start = max(0 if base is None else base.seq, root)
+        if not is_known(trace, start):
+            if log.boundary_before(connection, segments, seq) != seq:
+                raise LogCorrupted(store.path, row.trace_id, seq, "no commit ends here")
+            restored = bases.restore(connection, store.path, segments, seq, row.trace_id)
+            return None, {seq: Snapshot(restored.state, restored.control)}
         window: dict[int, Snapshot] = {}
         state: State = {}
         control: State = {}

@@ -76,7 +76,7 @@ def sound(target):
 @pytest.fixture
 def known(store):
     """One of everything."""
-    trace = store.start({"messages": [USER, {"n": 1}], "n": 0, "kept": Opaque("msgpack", b"\x01\x02", 2)},
+    trace = store.start({"messages": [USER, {"n": 1}], "n": 0, "kept": Opaque("raw", b"\x01\x02", 2)},
                         id="a", name="chat", reducers={"messages": "append"})  # fmt: skip
     with trace.step("ask", next="answer") as step:
         step.put("messages", [{"role": "assistant", "content": None, "tool_calls": CALLS}])
@@ -85,7 +85,7 @@ def known(store):
     with trace.step("answer") as step:
         step.put("messages", [{"role": "tool", "name": "refund", "tool_call_id": "c1", "content": PARTS}])
         step.delete("n")
-        step.put("kept", Opaque("msgpack", b"\x03", 1))
+        step.put("kept", Opaque("raw", b"\x03", 1))
         step.record(token_cost=0.25, duration_ms=10.0, has_side_effects=True)
     store.append("a", [es.StateDelta.splice("messages", 0, 1, [{"role": "user", "content": "edited"}], "import")])
     store.append("a", [es.NodeExecuted("answer", False, "boom", duration_ms=5.0, attempt=2)])
@@ -125,7 +125,7 @@ def test_runs_say_where_they_stand_and_what_they_came_to(store, known, target):
         "state": run["state"],
     }  # fmt: skip
     state = store.state_at("a")
-    kept = {"opaque": "msgpack", "items": 1, "bytes": 1}
+    kept = {"opaque": "raw", "items": 1, "bytes": 1}
     assert json.loads(run["state"]) == {**state, "kept": kept}
     sound(target)
 
@@ -163,7 +163,7 @@ def test_deltas_are_the_logs_with_the_step_that_wrote_them(store, known, target)
         elif row["key"] != "kept":
             assert json.loads(row["value"]) == event.event.value
     (kept,) = (row["value"] for row in found if row["key"] == "kept")
-    assert json.loads(kept) == {"opaque": "msgpack", "items": 1, "bytes": 1}
+    assert json.loads(kept) == {"opaque": "raw", "items": 1, "bytes": 1}
     assert [row["step_node"] for row in found[:5]] == ["ask"] * 2 + ["answer"] * 3
     assert [row["step"] for row in found[:5]] == [1, 1, 2, 2, 2]
     human = [row for row in found if row["source"] == "human"]
@@ -180,7 +180,7 @@ def test_every_event_is_a_delta_a_step_or_an_event(store, known, target):
     (note,) = tuples(target, "SELECT data FROM events WHERE kind = 'note'")
     assert json.loads(note[0]) == {"name": "seen", "data": {"by": "ana"}}
     (started,) = tuples(target, "SELECT data ->> '$.state.kept.opaque' FROM events WHERE kind = 'trace_started'")
-    assert started == ("msgpack",)
+    assert started == ("raw",)
 
 
 def test_barriers_tell_all_four_decisions(store, known, target):

@@ -368,10 +368,10 @@ def test_the_store_may_be_named_by_option_or_environment(
 
 def test_help_lists_the_commands_in_the_order_of_use(run: Run) -> None:
     commands = run("--help").stdout.partition("Commands:")[2]
-    assert re.findall(r"^  (\w+)", commands, re.MULTILINE) == [
-        "import", "run", "resume", "barriers", "decide", "cancel", "work", "tail",
-        "runs", "state", "log", "checkpoints", "timeline", "diff", "blame", "why", "fork", "replay", "export", "prune",
-        "graph", "stats", "verify",
+    assert re.findall(r"^  ([\w-]+)", commands, re.MULTILINE) == [
+        "import", "import-langgraph", "run", "resume", "barriers", "decide", "cancel", "work", "tail",
+        "runs", "threads", "state", "log", "checkpoints", "timeline", "diff", "blame", "why", "fork", "replay",
+        "export", "prune", "graph", "stats", "verify",
     ]  # fmt: skip
     assert run("--version").stdout == f"eventstore, version {es.__version__}\n"
     exports = [("export", command) for command in main.commands["export"].commands]

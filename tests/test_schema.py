@@ -138,13 +138,14 @@ def version(path, number):
 
 
 def downgrade(path):
-    """Make a file of format 4 of one of format 5, whose bases say how many steps lie behind them."""
+    """Make a file of format 4 of a new one: without threads, and bases do not say how many steps lie behind them."""
     connection = apsw.Connection(path)
     table = re.search(r"CREATE TABLE base \(.*?\) STRICT;", schema_scripts()[0], re.DOTALL)[0]
     columns = "id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum, reason, body"
     view = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'bases'").fetchone()[0]
     trigger = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'base_no_update'").fetchone()[0]
     for sql in (
+        "DROP VIEW threads", *(f"DROP TABLE {table}" for table in ("scope_checkpoint", "scope_trace", "scope")),
         "DROP VIEW bases", "DROP INDEX tombstone_trace", "ALTER TABLE base RENAME TO base_5", table,
         f"INSERT INTO base ({columns}) SELECT {columns} FROM base_5", "DROP TABLE base_5",
         view.replace("b.steps, ", ""), trigger, "PRAGMA user_version = 4",

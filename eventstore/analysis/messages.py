@@ -7,25 +7,20 @@ from typing import Any
 
 import msgspec
 
-from eventstore.opaque import Opaque
+from eventstore.readable import readable_hook
 
 Cells = tuple[Any, ...]
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Opaque):
-        return {"opaque": value.codec, "items": value.count, "bytes": len(value.data)}
-    raise TypeError(f"objects of type {type(value).__name__} are not JSON values")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_described).encode
+LANGCHAIN = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "function"}
+"""The roles of its messages, by what it calls them."""
+_encode = msgspec.json.Encoder(enc_hook=readable_hook).encode
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON; opaque parts as what they are and how long.
+    """A value as JSON; opaque parts as data that people can read.
 
+    >>> from eventstore.opaque import Opaque
     >>> json_text({"n": 1, "kept": Opaque("msgpack", b"\\x01\\x02", 2)})
-    '{"n":1,"kept":{"opaque":"msgpack","items":2,"bytes":2}}'
+    '{"n":1,"kept":[1,2]}'
     """
     return _encode(value).decode()
 
@@ -33,22 +28,46 @@ def json_text(value: Any) -> str:
 def messages(items: list[Any]) -> Iterator[tuple[int, Cells]]:
     """The chat messages of a list, each with its place: role, name, content, tool_calls (JSON), tool_call_id.
 
-    >>> list(messages([{"role": "user", "content": "hi"}, {"n": 1}]))
-    [(0, ('user', None, 'hi', None, None))]
+    >>> list(messages([{"role": "user", "content": "hi"}, {"n": 1}, {"AIMessage": {"content": "yes?"}}]))
+    [(0, ('user', None, 'hi', None, None)), (2, ('assistant', None, 'yes?', None, None))]
     """
     for place, item in enumerate(items):
-        if isinstance(item, dict) and isinstance(item.get("role"), str) and ("content" in item or "tool_calls" in item):
-            calls = item.get("tool_calls")
+        found = _message(item) if isinstance(item, dict) else None
+        if found is not None:
+            role, message = found
+            calls = message.get("tool_calls")
             yield (
                 place,
                 (
-                    item["role"],
-                    _name(item.get("name")),
-                    content_text(item.get("content")),
+                    role,
+                    _name(message.get("name")),
+                    content_text(message.get("content")),
                     None if calls is None else json_text(calls),
-                    _name(item.get("tool_call_id")),
+                    _name(message.get("tool_call_id")),
                 ),
             )
+
+
+def may_hold_messages(text: str) -> bool:
+    """Whether a value, as JSON, is worth looking into."""
+    return '"role"' in text or "Message" in text
+
+
+def _message(item: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The role and the fields of a message, as it is or in the readable form of LangChain's: `{"AIMessage": {…}}`."""
+    role = item.get("role")
+    if isinstance(role, str) and ("content" in item or "tool_calls" in item):
+        return role, item
+    if len(item) != 1:
+        return None
+    name, fields = next(iter(item.items()))
+    if not isinstance(fields, dict) or "content" not in fields:
+        return None
+    kind = name.removesuffix("Chunk").removesuffix("Message")
+    role = fields.get("role", fields.get("type", LANGCHAIN.get(kind.lower())))
+    if not name.startswith(f"{kind}Message") or not isinstance(role, str) or role == "remove":
+        return None
+    return LANGCHAIN.get(role, role), fields
 
 
 def _name(value: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 A body is decoded only as far as a column needs it: a value stays the slice of JSON that it is in the log, and
 only what may hold chat messages is looked into. A delta belongs to the execution that it was committed with, or
-to the decision that made it. Opaque values are described, never shown.
+to the decision that made it. Opaque values, and events that stand as arrays, are written as people can read them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from eventstore.codec import decode_rows
+from eventstore.codec import Row, decode_rows
 from eventstore.event import BarrierDecided, BarrierRaised, Modify, NodeExecuted, Reject, Reroute, utc
+from eventstore.recorded import ADAPTER_KINDS
 from eventstore.run_event import BranchExecuted
 
-from .messages import Cells, json_text, messages
+from .messages import Cells, json_text, may_hold_messages, messages
 from .schema import LARGEST
 
 if TYPE_CHECKING:
@@ -72,13 +73,30 @@ def _events(body: bytes) -> list[_Slim]:
     if body[:1] < b"\x80":
         return _slim(body)
     return [
-        _Slim(row.kind, row.key, row.op, _raw(row.value), row.source, _raw(row.data))  # msgpack, with opaque values
+        _Slim(row.kind, row.key, row.op, _raw(row.value), row.source, _raw(_data(row)))  # msgpack, with opaque values
         for row in decode_rows(body)
     ]
 
 
 def _raw(value: Any) -> msgspec.Raw:
     return msgspec.Raw() if value is UNSET else msgspec.Raw(json_text(value))
+
+
+def _data(row: Row) -> Any:
+    cls = ADAPTER_KINDS.get(row.kind)
+    return row.data if cls is None else _fields(msgspec.convert(row.data, cls))
+
+
+def _named(kind: str, data: str) -> str:
+    """The data of an event as an object, also where they stand as an array."""
+    cls = ADAPTER_KINDS.get(kind)
+    return data if cls is None or data[:1] != "[" else json_text(_fields(msgspec.json.decode(data, type=cls)))
+
+
+def _fields(event: Any) -> dict[str, Any]:
+    """The fields that an event has, by their names."""
+    fields = {field: getattr(event, field) for field in event.__struct_fields__}
+    return {field: value for field, value in fields.items() if value not in (None, "", [], {})}
 
 
 class Totals(msgspec.Struct):
@@ -136,7 +154,7 @@ class RunRows:
             kind = event.kind
             if kind == "delta":
                 value = str(event.value, "utf-8") or None
-                if value is not None and '"role"' in value:
+                if value is not None and may_hold_messages(value):
                     self._messages(seq, event.key, event.op, value, at)
                 if decider is not None and event.source in _BY_DECISION:
                     deltas.append((trace_id, seq, None, None, decider, event.key, event.op, value, event.source, at))
@@ -149,7 +167,7 @@ class RunRows:
                     deltas.append((trace_id, delta_seq, step_seq, step, node, key, op, value, source, at))
                 waiting.clear()
             else:
-                text = str(event.data, "utf-8")
+                text = _named(kind, str(event.data, "utf-8"))
                 self.out["events"].append((trace_id, seq, kind, text, at))
                 if kind == "branch_executed":
                     self._branch(seq, _branch_executed(event.data), row.at_us, at)
@@ -157,7 +175,7 @@ class RunRows:
                     self._raise(seq, _raised(event.data), at)
                 elif kind == "barrier_decided":
                     decider = self._decide(seq, _decided(event.data), at)
-                elif kind == "trace_started" and '"role"' in text:
+                elif kind == "trace_started" and may_hold_messages(text):
                     for key, value in _parse(text)["state"].items():
                         self._listed(seq, key, value, at)
         for delta_seq, key, op, value, source in waiting:

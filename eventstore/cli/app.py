@@ -31,6 +31,8 @@ from .pruning import prune
 from .replaying import replay
 from .running import graph, resume, run
 from .tailing import tail
+from .threads import threads
+from .threads_importing import import_langgraph
 from .timing import timeline
 from .working import work
 
@@ -78,7 +80,8 @@ class Commands(click.Group):
 def main(ctx: click.Context, db: str) -> None:
     """Record runs of agents and workflows durably, and look at any of them at any step.
 
-    TRACE is a trace's id, or any beginning of it that no other trace shares. Every command takes --json.
+    TRACE is a trace's id, or any beginning of it that no other trace shares; or a LangGraph thread's id (with
+    :NAMESPACE for a subgraph's), which stands for the trace of its newest checkpoint. Every command takes --json.
     """
     ctx.obj = db
     ctx.with_resource(warnings.catch_warnings())
@@ -92,6 +95,7 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 for _command in (
     import_,
+    import_langgraph,
     run,
     resume,
     barriers,
@@ -100,6 +104,7 @@ for _command in (
     work,
     tail,
     runs,
+    threads,
     state,
     log,
     checkpoints,

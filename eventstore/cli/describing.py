@@ -23,7 +23,7 @@ from eventstore.event import (
     TraceEnded,
     utc,
 )
-from eventstore.opaque import json_hook
+from eventstore.readable import readable, readable_hook
 from eventstore.recorded import RecordedEvent
 from eventstore.run_event import (
     BranchExecuted,
@@ -37,6 +37,7 @@ from eventstore.run_event import (
     TraceReopened,
     ValueRecorded,
 )
+from eventstore.scope_event import CheckpointPut, ScopeEntered, WritesPut
 
 from .output import to_json
 
@@ -91,10 +92,10 @@ def described(recorded: RecordedEvent) -> tuple[str, str, str]:
     if isinstance(event, BarrierDecided | DecisionSubmitted):
         early = ", decided before it was raised" if isinstance(event, BarrierDecided) and event.submitted else ""
         return kind, event.barrier_id, decided(event.decision) + early
-    told = _run_event(event)
+    told = _run_event(event) or _scope_event(event)
     if told is not None:
         return kind, *told
-    fields = msgspec.to_builtins(event, enc_hook=json_hook)
+    fields = msgspec.to_builtins(event, enc_hook=readable_hook)
     about = str(fields.pop("name", None) or fields.pop("node", None) or "")
     return kind, about, to_json(fields) if fields else ""
 
@@ -155,3 +156,28 @@ def _run_event(event: Any) -> tuple[str, str] | None:
     if isinstance(event, TraceEnded):
         return event.status, event.error or ""
     return None
+
+
+def _scope_event(event: Any) -> tuple[str, str] | None:
+    """What the events of an adapter's thread are about, and the rest."""
+    if isinstance(event, ScopeEntered):
+        return event.thread_id, f"{event.adapter}{f', namespace {event.namespace}' if event.namespace else ''}"
+    if isinstance(event, CheckpointPut):
+        return event.name, _checkpoint_put(event)
+    if isinstance(event, WritesPut):
+        values = readable(event.values)
+        told = zip(event.channels, values, strict=False) if isinstance(values, list) else ()
+        written = ", ".join(f"{channel} = {to_json(value)}" for channel, value in told)
+        return event.task, f"for {event.checkpoint}: {written or ', '.join(event.channels)}"
+    return None
+
+
+def _checkpoint_put(event: CheckpointPut) -> str:
+    kept = dict(event.metadata) if isinstance(event.metadata, dict) else {"metadata": event.metadata}
+    source, step = kept.pop("source", None), kept.pop("step", None)
+    parts = [] if source is None else [f"{source}, step {step}"]
+    parts += [f"parent {event.parent}"] if event.parent is not None else []
+    changed = ", ".join(channel for _, channels in event.versions for channel in channels)
+    parts += [f"new versions of {changed}"] if changed else []
+    more = {field: value for field, value in kept.items() if value}
+    return "; ".join([*parts, to_json(more)] if more else parts)

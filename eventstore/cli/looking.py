@@ -16,7 +16,7 @@ from rich.text import Text
 
 from eventstore.bases import BaseInfo
 from eventstore.checkpoint import Checkpoint
-from eventstore.opaque import Opaque
+from eventstore.readable import readable
 from eventstore.recorded import RecordedEvent
 from eventstore.store import Store
 
@@ -75,15 +75,13 @@ def state(db: str, trace: str, at: str | None, as_json: bool) -> None:
 
 def _overview(key: str, value: Any) -> Iterator[tuple[str, str | Text]]:
     """A value as lines of a terminal."""
+    value = readable(value)
     if isinstance(value, list) and value:
         yield key, Text(count(len(value), "item"), "dim")
         yield from _both_ends([(f"[{index}]", item) for index, item in enumerate(value)])
     elif isinstance(value, dict) and value:
         yield key, Text(count(len(value), "key"), "dim")
         yield from _both_ends([(name, item) for name, item in value.items()])
-    elif isinstance(value, Opaque):
-        items = "one value" if value.count is None else count(value.count, "item")
-        yield key, Text(visible(f"{items} of codec {value.codec}, {len(value.data):,} bytes"), "dim")
     else:
         yield key, to_json(value)
 

@@ -7,15 +7,18 @@ moment while other processes append.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from eventstore import threads
 from eventstore.errors import StorageError, TraceNotFound
-from eventstore.store import Store, TraceInfo
+from eventstore.places import traces_beginning
+from eventstore.store import Store
 from eventstore.store import open as open_store
+from eventstore.threads import Named
 
 from .output import visible
 
@@ -29,7 +32,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def trace_argument(command: F) -> F:
-    """The argument TRACE."""
+    """The argument TRACE: an id, its beginning, or a thread."""
     return click.argument("trace", metavar="TRACE")(command)
 
 
@@ -63,32 +66,43 @@ def command_for(path: str, *arguments: str) -> str:
 
 
 def find_trace(store: Store, text: str) -> str:
-    """The id of the one trace whose id is, or begins with, `text`.
+    """The id of the one trace whose id is, or begins with, `text`; else of the thread of that name its newest line.
 
     Raises TraceNotFound, TraceErased, and click.ClickException with the candidates when there are several.
     """
     try:
         return store.open_trace(text).id
     except TraceNotFound:
-        found = _beginning_with(store, text) if text else []
+        found = traces_beginning(store, text, NAMED_CANDIDATES + 1) if text else []
+        if len(found) == 1:
+            return found[0][0]
+        lines = threads.named(store, text)
+        if lines:
+            return _newest_line(text, lines)
         if not found:
             raise
-    if len(found) == 1:
-        return found[0].trace_id
-    named = ", ".join(
-        f"{info.trace_id} ({info.name})" if info.name else info.trace_id for info in found[:NAMED_CANDIDATES]
-    )
+    named = ", ".join(f"{trace_id} ({name})" if name else trace_id for trace_id, name in found[:NAMED_CANDIDATES])
     more = ", …" if len(found) > NAMED_CANDIDATES else ""
     raise click.ClickException(visible(f"{text} is the beginning of several traces: {named}{more}"))
 
 
-def _beginning_with(store: Store, text: str) -> list[TraceInfo]:
-    found: list[TraceInfo] = []
-    after: str | None = None
-    while len(found) <= NAMED_CANDIDATES:
-        page = store.traces(limit=SCANNED, after=after)
-        found += [info for info in page if info.trace_id.startswith(text)]
-        if len(page) < SCANNED:
-            return found
-        after = page[-1].trace_id
-    return found
+def the_thread(text: str, found: Sequence[Named]) -> Named:
+    """The one namespace of a thread that `text` names. Raises click.ClickException with the candidates."""
+    one = found[0]
+    if one.label != text:
+        there = ", ".join(other.label for other in found[:NAMED_CANDIDATES])
+        raise click.ClickException(visible(f"thread {text} has no root namespace; it has {there}"))
+    if len(found) > 1:
+        candidates = ", ".join(
+            f"{other.adapter} thread {other.thread_id!r} namespace {other.namespace!r} in trace {other.trace_id}"
+            for other in found[:NAMED_CANDIDATES]
+        )
+        raise click.ClickException(visible(f"{text} names several threads: {candidates}"))
+    return one
+
+
+def _newest_line(text: str, found: Sequence[Named]) -> str:
+    trace_id = the_thread(text, found).trace_id
+    if trace_id is None:
+        raise click.ClickException(visible(f"thread {text} has no checkpoint, only writes that wait for one"))
+    return trace_id

@@ -23,7 +23,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from eventstore.opaque import json_hook
+from eventstore.readable import readable_hook
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -86,7 +86,8 @@ def to_json(value: Any) -> str:
     >>> to_json({"a": "\\x9b1m"})
     '{"a":"\\\\u009b1m"}'
     """
-    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(value, enc_hook=json_hook).decode())
+    text = msgspec.json.encode(value, enc_hook=readable_hook).decode()
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain(value: Any) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from rich.cells import cell_len
 from rich.text import Text
 
+from eventstore.readable import readable_hook
 from eventstore.run_stream import (
     BarrierResolved,
     BarrierWaiting,
@@ -88,7 +89,7 @@ def _ended(event: NodeEnded) -> str:
 def print_event(output: Output, event: StreamEvent, *, cursor: int | None = None) -> None:
     """One line. `cursor`: of the feed of all traces, whose lines name their trace."""
     if output.as_json:
-        fields: dict[str, Any] = msgspec.to_builtins(event)
+        fields: dict[str, Any] = msgspec.to_builtins(event, enc_hook=readable_hook)
         return output.object(fields if cursor is None else {"cursor": cursor, **fields})
     what, about, rest = (visible(text) for text in in_words(event))
     seq = "" if isinstance(event, NodeStarted | Emitted) else str(event.seq)

@@ -29,14 +29,15 @@ from eventstore.codec import (
 )
 from eventstore.control import ENDED, control_deltas, status_of
 from eventstore.errors import ValueRefused
-from eventstore.event import DeltaOp, DeltaSource
+from eventstore.event import DeltaOp, DeltaSource, utc
 from eventstore.fold import INT_MAX, INT_MIN, MISSING, advance, apply, apply_control, shape_of
 from eventstore.opaque import Opaque
 from eventstore.pending import Statement, control_growth_bytes
 from eventstore.policy import FoldInput
-from eventstore.recorded import KINDS, MAIL
+from eventstore.recorded import ADAPTER_KINDS, KINDS, MAIL
 from eventstore.reduce import Reducer
 from eventstore.regraphing import OPEN
+from eventstore.scope_event import CheckpointPut
 from eventstore.writer import DECIDE_BARRIER, RAISE_BARRIER, SET_STATUS, TRACE_ROW
 
 from .lines import TraceLine
@@ -55,6 +56,9 @@ OPS = {op.value for op in DeltaOp}
 SOURCES = {source.value for source in DeltaSource}
 REDUCERS = {reducer.value for reducer in Reducer}
 FIELDS = {kind: frozenset(cls.__struct_encode_fields__) for kind, cls in KINDS.items()}
+OPAQUE = frozenset({"metadata", "rest", "values"})
+IDS = frozenset({"name", "checkpoint", "task"})
+"""Of an adapter's events: what may be opaque, and what may be the 16 bytes of a UUID."""
 ROW_FIELDS = frozenset(Row.__struct_fields__)
 AFTER_THE_END = {"note", "owner_changed", "graph_changed", "trace_reopened"}
 PROTECTED = frozenset({"name", "status", "graph_hash", "waits", "steps", "epoch"})
@@ -126,6 +130,8 @@ class Admission:
             if row.kind in ("trace_started", "trace_forked") and (opening is None or seq > first_seq):
                 raise ValueError(f"{row.kind} is the first event, and only that")
             self._check(row)
+            if row.kind in ADAPTER_KINDS:
+                self._check_adapters(row, seq - first_seq, len(rows), opening is not None)
             data = row.data
             if row.kind == "barrier_raised":
                 asked = (TRACE_ROW, data["barrier_id"], seq, at_us, data.get("deadline_us"))
@@ -221,6 +227,10 @@ class Admission:
         if (row.key, row.op, row.value, row.source) != ("", "put", UNSET, "node"):
             raise ValueError(f"{kind} with fields of a delta")
         event = decode_event(row)
+        if kind in ADAPTER_KINDS:
+            if control.get("status") in ENDED:
+                raise ValueError(f"{kind} after the trace {control['status']}")
+            return
         if not data.keys() <= FIELDS[kind]:
             raise ValueError(f"{kind} with unknown fields {sorted(data.keys() - FIELDS[kind])}")
         if kind == "trace_started":
@@ -263,6 +273,48 @@ class Admission:
         if kind not in MAIL:
             _check_clears(getattr(event, "clears", ()))
 
+    def _check_adapters(self, row: Row, index: int, n: int, is_opening: bool) -> None:
+        """Raise unless an event of another framework's thread has its shape, and stands where an adapter puts it."""
+        kind, data, fields = row.kind, row.data, KINDS[row.kind].__struct_fields__
+        if type(data) is not list or len(data) > len(fields):
+            raise ValueError(f"{kind} is a list of at most {len(fields)} parts")
+        plain = []
+        for field, value in zip(fields, data, strict=False):
+            if type(value) is Opaque and field in OPAQUE:
+                normalise(field, value)
+            elif not (type(value) is bytes and len(value) == 16 and field in IDS):
+                plain.append(value)
+            if field in IDS and type(value) not in (str, bytes):
+                raise ValueError(f"{field} is an id, not {value!r:.60}")
+        normalised(kind, plain)
+        event = decode_event(row)
+        if kind == "scope_entered":
+            if not is_opening or self.control.get("scope") == data:
+                raise ValueError("a trace enters a thread with its first commit, once")
+        elif "scope" not in self.control:
+            raise ValueError(f"{kind} in a trace of no thread")
+        elif kind == "writes_put":
+            if type(event.values) is not Opaque or event.values.count is None:
+                raise ValueError("its values are no opaque list")
+        elif index != n - 1:
+            raise ValueError("a checkpoint is put by the last event of its commit")
+        elif event.follows and (event.parent is not None or "checkpoint" not in self.control):
+            raise ValueError("a checkpoint follows none, or names its parent as well")
+        else:
+            _check_checkpoint(event)
+            if not all(type(value) is Opaque for value in self.state.values()):
+                raise ValueError("a channel of a checkpoint is not opaque")
+
+
+def _check_checkpoint(event: CheckpointPut) -> None:
+    """What everything that reads a checkpoint takes for granted."""
+    if type(event.metadata) not in (dict, Opaque) or type(event.rest) not in (type(None), Opaque):
+        raise ValueError("its metadata are no object, or the rest of it is not opaque")
+    try:
+        utc(event.at if type(event.at) is int else 0)
+    except OverflowError:
+        raise ValueError("its time is out of range") from None
+
 
 def _check_clears(clears: Any) -> None:
     """What a visit leaves can be cleared; where the trace stands cannot."""
@@ -300,8 +352,12 @@ def check_control(control: Mapping[str, Any], name: str) -> None:
             fits = value in REDUCERS
         elif kind in ("held", "calls"):
             fits = type(value) is list
-        elif kind in ("intent", "retry", "decision", "cancel"):
+        elif kind in ("intent", "retry", "decision", "cancel", "versions", "seen"):
             fits = type(value) is dict
+        elif kind == "scope":
+            fits = type(value) is list and len(value) in (2, 3) and all(type(part) is str for part in value)
+        elif kind == "checkpoint":
+            fits = type(value) is dict and value.keys() >= {"name", "at", "updated", "format"}
         else:
             fits = kind == "status"
         if not fits:
@@ -314,6 +370,15 @@ def normalised(key: str, value: Any) -> int:
     if live is not value and msgpack_encode(live) != msgpack_encode(value):
         raise ValueRefused(key, "it holds what is no JSON value")
     return size
+
+
+def check_held_control(key: str, value: Any) -> None:
+    """As `check_held`, of a value of control."""
+    if key == "checkpoint" and type(value) is dict:
+        for part in OPAQUE & value.keys():
+            check_held(part, value[part], CONTROL_DEPTH)
+        value = {name: part for name, part in value.items() if type(part) is not Opaque}
+    check_held(key, value, CONTROL_DEPTH)
 
 
 def check_held(key: str, value: Any, max_depth: int = MAX_DEPTH) -> None:

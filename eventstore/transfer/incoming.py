@@ -3,9 +3,9 @@
 Each commit extends the digest of the one before it, from the trace's id, its parent's digest at the fork, or its
 root's. What stands in the store already must be the same commit; what does not is checked, folded and inserted
 through the schema's guards, with the projections that it moves and the base that the fold policy asks for there.
-Whoever adds a commit adds its checkpoints and its lease with it: of a trace that is there already nothing is
-touched, so what was pruned, trimmed or decided here since does not come back. A commit of whose checkpoints or
-lease a line does not hold is taken back for that, to come whole the next time.
+Whoever adds a commit adds its checkpoints, those of threads, and its lease with it: of a trace that is there already
+nothing is touched, so what was pruned, deleted, trimmed or decided here since does not come back. A commit of whose
+checkpoints or lease a line does not hold is taken back for that, to come whole the next time.
 """
 
 from __future__ import annotations
@@ -46,15 +46,18 @@ from eventstore.record import ExecutionMetadata
 from eventstore.retention import INSERT_ROOT
 from eventstore.writer import INSERT_ROW, INSERT_TRACE, SET_STATUS, TRACE_ROW
 
-from .admission import CONTROL_DEPTH, MAX_EPOCH, MOST_CLAIMS, Admission, check_control, check_held, decoded
+from .admission import MAX_EPOCH, MOST_CLAIMS, Admission, check_control, check_held, check_held_control, decoded
 from .lines import (
     CheckpointLine,
     ClosedLine,
     CommitLine,
     LeaseLine,
     RootLine,
+    StandsLine,
     TraceLine,
+    WritesLine,
 )
+from .threads import Thread, Threads
 
 if TYPE_CHECKING:
     from eventstore.store import Store
@@ -83,6 +86,7 @@ class Loading:
         self.store = store
         self.line = 0
         self.commits = self.events = 0
+        self.threads = Threads()
 
 
 def digest_of(text: str) -> bytes:
@@ -111,14 +115,14 @@ class Incoming:
         self.fold: Admission | None = None
         self.early: list[tuple[CheckpointLine, str | None]] = []
         self.lease: LeaseLine | None = None
-        self.commits = self.checkpoints = 0
+        self.commits = self.checkpoints = self.places = 0
         self.has_added = self.was_there = False
         self.is_new = False  # the last commit was added by this load
         self.kept: tuple[TraceRow | None, int, int, bool] | None = (
             None  # what it was before, while it can be taken back
         )
         self.version = self.begin = line.fork_seq
-        self.at_us = 0
+        self.at_us = self.last_first_seq = 0
         self.digest = chain.genesis(line.trace_id)
         if (line.parent is None) != (line.fork_seq == 0) or line.fork_seq < 0:
             raise self.malformed("a fork names its parent and where it begins")
@@ -130,6 +134,8 @@ class Incoming:
         if self.row is not None:
             self.was_there = True
             self._compare_line(self.row)
+        elif (threads := list(loading.threads.of(self.trace_id))) and all(map(self._is_other, threads)):
+            raise self._taken(threads[0])
 
     @property
     def connection(self) -> apsw.Connection:
@@ -228,7 +234,7 @@ class Incoming:
                 check_key(key)
                 check_held(key, value)
             for key, value in control.items():
-                check_held(key, value, CONTROL_DEPTH)
+                check_held_control(key, value)
             check_control(control, self.line.name)
             if control.get("epoch", 0) > line.seq * 2 * MOST_CLAIMS:
                 raise ValueError(f"epoch {control['epoch']} at seq {line.seq}")
@@ -263,6 +269,7 @@ class Incoming:
         else:
             self._add(first_seq, n, append_id, at_us, digest, body)
         self.version, self.digest, self.at_us = first_seq + n - 1, digest, at_us
+        self.last_first_seq = first_seq
 
     def _check_open(self) -> None:
         if self.lease is not None:
@@ -325,6 +332,9 @@ class Incoming:
             self.connection.execute(INSERT_ROW, (row.id, *values))
             for sql, parameters in statements:
                 self.connection.execute(sql, tuple(row.id if item is TRACE_ROW else item for item in parameters))
+            if not self.was_there and not self.has_added:
+                for thread in self.loading.threads.of(self.trace_id):
+                    thread.begin_journal(self.connection, row)
         return row
 
     @contextmanager
@@ -381,6 +391,8 @@ class Incoming:
 
     def _ask_for_base(self, row: TraceRow, fold: Admission) -> None:
         """What an append would have asked of the fold policy here."""
+        if "scope" in fold.control and "checkpoint" not in fold.control:
+            return  # a journal of pending writes: it has no state, and its events are read one by one
         store = self.loading.store
         decision = fold.decide(store.fold_policy, store._reader.restore_us_per_kib, store.checkpoint_policy.score)
         if decision is None:
@@ -437,6 +449,48 @@ class Incoming:
         elif found != (row.id, line.seq):
             raise TraceDiffers(self.trace_id, line.seq, f"the store has checkpoint {line.checkpoint_id} elsewhere")
 
+    def stands(self, line: StandsLine) -> None:
+        """A checkpoint of a thread stands at the last commit. Raises TraceDiffers where the thread has it elsewhere."""
+        thread = self._place(line, self.version)
+        if thread is None or self.row is None:
+            return
+        try:
+            refusal = thread.stands(self.connection, self.row, line)
+        except ValueError as error:
+            raise self.malformed(f"checkpoint {line.name} of {thread}: {error}") from None
+        if refusal is not None:
+            raise TraceDiffers(self.trace_id, line.seq, refusal)
+
+    def writes(self, line: WritesLine) -> None:
+        """A thread has writes that the last commit holds."""
+        thread = self._place(line, self.last_first_seq)
+        if thread is None or self.row is None:
+            return
+        try:
+            thread.has_writes(self.connection, self.row, line.seq)
+        except ValueError as error:
+            raise self.malformed(f"writes of {thread}: {error}") from None
+
+    def _place(self, line: StandsLine | WritesLine, first: int) -> Thread | None:
+        """The thread that a line is of; None where the store has what it tells of, or a thread that is another."""
+        self.places += 1
+        self._check_open()
+        try:
+            thread = self.loading.threads.numbered(line.thread)
+            if not self.commits or not first <= line.seq <= self.version:
+                raise ValueError(f"it tells of seq {line.seq}, and comes after the commit that ends at {self.version}")
+        except ValueError as error:
+            raise self.malformed(f"a line of a thread: {error}") from None
+        comes = self.is_new or (thread.is_made and line.seq > self.root_seq)
+        return thread if comes and not self._is_other(thread) else None
+
+    def _is_other(self, thread: Thread) -> bool:
+        return thread.is_other(self.connection)
+
+    def _taken(self, thread: Thread) -> TraceDiffers:
+        reason = f"{thread}, which reads it, is another one here, of the same name"
+        return TraceDiffers(self.trace_id, self.line.fork_seq + 1, reason)
+
     def take_lease(self, line: LeaseLine) -> None:
         if self.lease is not None or not 0 < line.epoch <= MAX_EPOCH:
             raise self.malformed("its lease is out of range, or its second one")
@@ -445,8 +499,10 @@ class Incoming:
         self.lease = line
 
     def close(self, line: ClosedLine) -> None:
-        said = (line.trace_id, line.version, line.digest, line.commits, line.checkpoints, line.has_lease)
-        read = (self.trace_id, self.version, self.digest.hex(), self.commits, self.checkpoints, self.lease is not None)
+        said = (line.trace_id, line.version, line.digest, line.commits, line.checkpoints, line.has_lease,
+                line.places)  # fmt: skip
+        read = (self.trace_id, self.version, self.digest.hex(), self.commits, self.checkpoints,
+                self.lease is not None, self.places)  # fmt: skip
         if said != read:
             raise self.malformed(f"lines of it are missing or too many: it had {said[1:]}, these are {read[1:]}")
         if self.row is None:

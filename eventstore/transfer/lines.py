@@ -87,8 +87,39 @@ class LeaseLine(_Line, frozen=True):
     due_us: int | None = None
 
 
+class ThreadLine(_Line, frozen=True):
+    """A thread of another framework, one namespace of it, before the first of its traces; `number` is for this dump.
+
+    `traces`: those that it reads; `journal`: the one that its next pending writes go to.
+    """
+
+    number: int
+    adapter: str
+    thread_id: str
+    namespace: str
+    traces: list[str]
+    journal: str | None = None
+
+
+class StandsLine(_Line, frozen=True):
+    """A checkpoint of a thread stands at the commit before. `run_id`: the commit's own where it tells of one."""
+
+    thread: int
+    seq: int
+    name: str
+    status: str = "live"
+    run_id: str | None = None
+
+
+class WritesLine(_Line, frozen=True):
+    """A thread has the writes that the event at `seq`, of the commit before, holds."""
+
+    thread: int
+    seq: int
+
+
 class ClosedLine(_Line, frozen=True):
-    """A trace is complete: where it stands, and how many lines it has."""
+    """A trace is complete: where it stands, and how many lines it has; `places`: those of threads."""
 
     trace_id: str
     version: int
@@ -96,6 +127,7 @@ class ClosedLine(_Line, frozen=True):
     commits: int
     checkpoints: int
     has_lease: bool = False
+    places: int = 0
 
 
 class DamagedLine(_Line, frozen=True):

@@ -49,8 +49,11 @@ from .lines import (
     HeaderLine,
     LeaseLine,
     RootLine,
+    StandsLine,
+    ThreadLine,
     TombstoneLine,
     TraceLine,
+    WritesLine,
     line_sum,
 )
 
@@ -114,6 +117,10 @@ def load(
     A checkpoint comes with the commit that it stands at: what is there already gets none, and its own stay as they
     are. So does its lease; of a run that is added or goes on, a due time that no retry of it waits for is dropped.
 
+    A thread of another framework comes with its traces' commits in the same way: one that is here goes on, one that
+    is not is made whole (unless it was deleted here); where one of the same name shares no trace with it, it is
+    another one, and the traces that only the dump's thread reads are refused (TraceDiffers).
+
     A root of a trimmed trace cannot be verified by the chain: it is trusted, so load such dumps from those whom
     you trust. Raises MalformedDump for what is no dump, or one of a newer version; storage errors.
 
@@ -169,6 +176,9 @@ class _Other(msgspec.Struct, forbid_unknown_fields=True):
     closed: msgspec.Raw = NONE
     damaged: msgspec.Raw = NONE
     tombstone: msgspec.Raw = NONE
+    thread: msgspec.Raw = NONE
+    stands: msgspec.Raw = NONE
+    writes: msgspec.Raw = NONE
     end: msgspec.Raw = NONE
 
 
@@ -184,11 +194,14 @@ OTHERS: dict[str, type[Any]] = {
     "closed": ClosedLine,
     "damaged": DamagedLine,
     "tombstone": TombstoneLine,
+    "thread": ThreadLine,
+    "stands": StandsLine,
+    "writes": WritesLine,
     "end": EndLine,
 }
 COMMIT = b'{"commit"'
-BETWEEN_TRACES = (b'{"trace"', b'{"tombstone"', b'{"end"')
-OF_A_TRACE = ("root", "checkpoint", "lease", "closed")
+BETWEEN_TRACES = (b'{"trace"', b'{"thread"', b'{"tombstone"', b'{"end"')
+OF_A_TRACE = ("root", "checkpoint", "stands", "writes", "lease", "closed")
 
 
 class _Lines(list[tuple[int, bytes]]):
@@ -372,6 +385,7 @@ class _Load(Loading):
             self.close_file("the next dump begins here")
         self.has_header, self.has_end, self.is_torn, self.seen = True, False, False, [0, 0, 0, 0]
         self.skipping = False
+        self.threads.clear()
 
     def take_end(self, end: EndLine) -> None:
         self.leave_trace()
@@ -413,6 +427,13 @@ class _Load(Loading):
         if not holds:
             raise self.malformed(f"the definition of graph {graph.graph_hash} has another hash")
         self.connection.execute(DEFINE, (graph.graph_hash, text.decode()))
+
+    def take_thread(self, line: ThreadLine) -> None:
+        self.leave_trace()
+        try:
+            self.threads.add(self.connection, line)
+        except ValueError as error:
+            raise self.malformed(f"a thread: {error}") from None
 
     def take_tombstone(self, stone: TombstoneLine) -> None:
         self.leave_trace()
@@ -471,6 +492,14 @@ class _Load(Loading):
     def take_checkpoint(self, line: CheckpointLine) -> None:
         assert self.open is not None
         self.open.checkpoint(line)
+
+    def take_stands(self, line: StandsLine) -> None:
+        assert self.open is not None
+        self.open.stands(line)
+
+    def take_writes(self, line: WritesLine) -> None:
+        assert self.open is not None
+        self.open.writes(line)
 
     def take_lease(self, line: LeaseLine) -> None:
         assert self.open is not None

@@ -1,16 +1,18 @@
 """A store, or some of its traces, as JSON Lines: to keep, to move, to read with jq; `load` takes them in again.
 
-A header, then per trace (parents before children): its line, its root where it was trimmed, its commits with the
-body as it stands in the log, each followed by its checkpoints, its lease, and a closing line; at last the
-tombstones and a line of counts. The log's hash chain covers the commits and is verified on the way out; every
-other line carries a checksum. Bases are derived and stay behind. A trace is read at the version it had when its
-turn came, a page at a time, each page in a read of its own: nobody waits, and memory stays flat.
+A header, then per trace (parents before children): the threads of other frameworks that it is the first of, its
+line, its root where it was trimmed, its commits with the body as it stands in the log, each followed by its
+checkpoints and those of threads, its lease, and a closing line; at last the tombstones and a line of counts. The
+log's hash chain covers the commits and is verified on the way out; every other line carries a checksum. Bases are
+derived and stay behind. A trace is read at the version it had when its turn came, a page at a time, each page in a
+read of its own: nobody waits, and memory stays flat but for the places that threads have in one trace.
 """
 
 from __future__ import annotations
 
 import binascii
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -40,6 +42,7 @@ from .lines import (
     TraceLine,
     checked,
 )
+from .threads import Outgoing
 
 if TYPE_CHECKING:
     from eventstore.store import Store
@@ -67,6 +70,8 @@ COMMIT = b'{"commit":{"first_seq":%d,"n":%d,"append_id":%b,"at_us":%d,"digest":"
 class DumpCounts(JsonRecord, frozen=True):
     """What a dump holds. `commits`: rows of the log, one a step; `damaged`: traces that could not be read to the end.
 
+    `threads`: of other frameworks, each namespace of one.
+
     >>> DumpCounts(traces=1, commits=3, events=12).events
     12
     """
@@ -78,6 +83,7 @@ class DumpCounts(JsonRecord, frozen=True):
     tombstones: int = 0
     damaged: int = 0
     size_bytes: int = 0
+    threads: int = 0
 
 
 def dump(
@@ -92,7 +98,9 @@ def dump(
 ) -> DumpCounts:
     """Write traces as JSON Lines; without a choice the whole store, with its tombstones.
 
-    `trace_ids`, `name`, `status`: only those, and what they were forked from, whose history they share.
+    `trace_ids`, `name`, `status`: only those, and what they were forked from, whose history they share. A thread of
+    another framework goes with them when all its traces do (its journal of pending writes is one); otherwise they
+    are dumped as traces that no thread reads.
     `on_trace`: is told the id of each trace that is written. `on_bad`: is told of a damaged trace (or one that
     was trimmed or erased meanwhile), which the dump then holds up to there; without it the error is raised, and
     the dump has no last line.
@@ -112,9 +120,10 @@ def dump(
     check_text("name", name)
     check_text("status", status)
     whole = trace_ids is None and name is None and status is None
-    writing = _Dump(store, out)
+    wanted = None if whole else _chosen(store, trace_ids, name, status)
+    writing = _Dump(store, out, Outgoing(wanted))
     writing.header(whole)
-    for row in _every(store) if whole else _chosen(store, trace_ids, name, status):
+    for row in _every(store) if wanted is None else _rows(store, sorted(wanted)):
         try:
             writing.trace(row)
         except EventStoreError as error:
@@ -143,7 +152,8 @@ def _every(store: Store, name: str | None = None, status: str | None = None) -> 
         after = found[-1][0]
 
 
-def _chosen(store: Store, trace_ids: Iterable[str] | None, name: str | None, status: str | None) -> Iterator[TraceRow]:
+def _chosen(store: Store, trace_ids: Iterable[str] | None, name: str | None, status: str | None) -> set[int]:
+    """The row ids of the traces that are asked for, and of those that they were forked from."""
     wanted: set[int] = set()
     with store._database.reader() as connection:
         if trace_ids is None:
@@ -157,7 +167,11 @@ def _chosen(store: Store, trace_ids: Iterable[str] | None, name: str | None, sta
                 if row.parent is None:
                     break
                 row = log.trace_by_row(connection, row.parent)
-    for row_id in sorted(wanted):
+    return wanted
+
+
+def _rows(store: Store, row_ids: Iterable[int]) -> Iterator[TraceRow]:
+    for row_id in row_ids:
         with store._database.reader() as connection:
             found: Any = connection.execute(log.TRACE_BY_ROW, (row_id,)).fetchone()
         if found is not None:
@@ -167,9 +181,11 @@ def _chosen(store: Store, trace_ids: Iterable[str] | None, name: str | None, sta
 class _Dump:
     """A dump that is being written."""
 
-    def __init__(self, store: Store, out: BinaryIO) -> None:
+    def __init__(self, store: Store, out: BinaryIO, threads: Outgoing) -> None:
         self.store = store
         self.out = out
+        self.threads = threads
+        self.places: deque[tuple[int, bytes]] = deque()
         self.traces = self.commits = self.events = self.checkpoints = self.stones = self.damaged = 0
         self.size_bytes = 0
         self.graphs: set[str] = set()
@@ -195,15 +211,17 @@ class _Dump:
             digest, seq, parent_id = self._begin(connection, row)
             root: Any = connection.execute(ROOT, (row.id,)).fetchone()
             lease: Any = connection.execute(LEASE, (row.id,)).fetchone()
+            lines += self.threads.before(connection, row)
             opened = TraceLine(row.trace_id, row.name, row.created_us, parent_id, row.fork_seq)
             lines.append(checked("trace", json_encode(opened)))
             if root is not None:
                 seq, digest = root[0], root[2]
                 lines += self._root(connection, row, root)
             early, checkpoints = self._checkpoints(connection, row, 0, seq)
+            self.places = deque(self.threads.places(connection, row))
         self.traces += 1
         self.write(*lines, *(line for _, line in early))
-        commits = 0
+        commits, places = 0, len(self.places)
         while seq < head.version:
             lines, count, seq, digest, marks = self._page(row, seq, head.version, digest)
             commits += count
@@ -214,7 +232,7 @@ class _Dump:
         lines = []
         if lease is not None:
             lines.append(checked("lease", json_encode(LeaseLine(*lease)), row.trace_id))
-        closed = ClosedLine(row.trace_id, seq, digest.hex(), commits, checkpoints, lease is not None)
+        closed = ClosedLine(row.trace_id, seq, digest.hex(), commits, checkpoints, lease is not None, places)
         self.write(*lines, checked("closed", json_encode(closed), row.trace_id))
 
     def _begin(self, connection: apsw.Connection, row: TraceRow) -> tuple[bytes, int, str | None]:
@@ -256,6 +274,8 @@ class _Dump:
                     while mark is not None and mark[0] <= seq:
                         lines.append(mark[1])
                         mark = next(marks, None)
+                    while self.places and self.places[0][0] <= seq:
+                        lines.append(self.places.popleft()[1])
             except EventStoreError:
                 self.write(*lines)  # what is before the damage is sound
                 raise
@@ -336,8 +356,9 @@ class _Dump:
     def end(self) -> DumpCounts:
         self.write(checked("end", json_encode(EndLine(self.traces, self.commits, self.events, self.stones))))
         return DumpCounts(
-            self.traces, self.commits, self.events, self.checkpoints, self.stones, self.damaged, self.size_bytes
-        )
+            self.traces, self.commits, self.events, self.checkpoints, self.stones, self.damaged, self.size_bytes,
+            self.threads.count,
+        )  # fmt: skip
 
 
 def _raw(text: str) -> msgspec.Raw:

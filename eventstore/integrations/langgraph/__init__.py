@@ -1,8 +1,9 @@
 """LangGraph's checkpoints in the log: `EventStoreSaver`, for `compile(checkpointer=…)`.
 
-Needs the extra `langgraph`.
+`import_sqlite` brings a file of LangGraph's SqliteSaver over. Needs the extra `langgraph`.
 """
 
+from .importing import ImportedThread, ImportReport, import_sqlite
 from .saver import EventStoreSaver
 
-__all__ = ["EventStoreSaver"]
+__all__ = ["EventStoreSaver", "ImportReport", "ImportedThread", "import_sqlite"]

@@ -54,7 +54,8 @@ def checkpoint_data(
         versions_before = seen_before = _NOTHING
     by_version: dict[Any, list[str]] = {}
     for channel, version in versions.items():
-        if versions_before.get(channel) != version:
+        before = versions_before.get(channel)
+        if before != version or type(before) is not type(version):
             by_version.setdefault(version, []).append(channel)
     updated: Any = checkpoint.get("updated_channels", False)
     if updated is not None and updated is not False:

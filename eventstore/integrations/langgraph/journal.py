@@ -29,6 +29,7 @@ from eventstore.store import Store, uuid7
 from eventstore.trace import Trace
 from eventstore.writer import Append
 
+from .lines import label_of
 from .values import Serializer, apart, together
 
 JOURNALS = 256
@@ -88,15 +89,16 @@ class Journals:
         self._lock = threading.Lock()
         self._queues: OrderedDict[ScopeKey, Queue] = OrderedDict()
 
-    def put(self, key: ScopeKey, writes: Writes) -> None:
-        """Commit one task's writes. Raises storage errors."""
-        mine, queue = Waiting(writes), self._queue(key)
-        queue.waiting.append(mine)
+    def put(self, key: ScopeKey, *writes: Writes) -> None:
+        """Commit writes, each of one task, together. Raises storage errors."""
+        mine, queue = [Waiting(one) for one in writes], self._queue(key)
+        queue.waiting.extend(mine)
         with queue.lock:
-            if not mine.is_done:
+            if not all(waiting.is_done for waiting in mine):
                 self._commit(key, queue)
-        if mine.error is not None:
-            raise mine.error
+        for waiting in mine:
+            if waiting.error is not None:
+                raise waiting.error
 
     def forget(self) -> None:
         """What is remembered may be gone."""
@@ -158,7 +160,7 @@ class Journals:
 
     def _begin(self, key: ScopeKey, queue: Queue, batch: list[Writes], events: list[Envelope]) -> None:
         store, trace_id = self._store, uuid7()
-        label = f"{key.thread_id}:{key.namespace}".rstrip(":") + " (writes)"
+        label = label_of(key) + " (writes)"
         wire = [envelope(TraceStarted(label, {})), Envelope("scope_entered", list(key)), *events]
         body, own_id, at_us = encode_body(wire, True), _random.getrandbits(63), time.time_ns() // 1000
         digest = chain.extend(chain.genesis(trace_id), 1, len(wire), at_us, own_id, body)
@@ -168,30 +170,30 @@ class Journals:
         append.extras += [scopes.writes_put(None, writes.checkpoint, seq) for seq, writes in enumerate(batch, 3)]
         store._writer.commit(append)
         made = TraceRow(append.row[0], trace_id, label, None, 0, at_us, "running")
-        queue.scope, queue.trace = None, Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
+        with store._database.reader() as connection:
+            scope = scopes.find(connection, key)
+        if scope is not None:
+            queue.scope = scope.id
+            queue.trace = Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
 
 
-def read(store: Store, row: ScopeCheckpoint) -> list[Writes]:
-    """The writes of a checkpoint as they came. Raises LogCorrupted."""
+def read(connection: Any, path: str, row: ScopeCheckpoint) -> list[Writes]:
+    """The writes of a checkpoint as they came; of one instant with its row. Raises LogCorrupted."""
     found: list[Writes] = []
     bodies: dict[tuple[int, int], list[Any]] = {}
-    places = row.written
-    if not places:
-        return found
-    with store._database.reader() as connection:
-        for trace, seq in places:
-            raw: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
-            if raw is None:
-                raise LogCorrupted(store.path, f"with row id {trace}", seq, "writes that a checkpoint has are gone")
-            commit = LogRow._make(raw)
-            try:
-                events = bodies.get((trace, commit.first_seq))
-                if events is None:
-                    events = bodies[trace, commit.first_seq] = decode_rows(commit.body)
-                checkpoint, task, channels, values, *path = events[seq - commit.first_seq].data
-            except (ValueError, IndexError, TypeError) as error:
-                raise LogCorrupted(store.path, f"with row id {trace}", commit.first_seq, str(error)) from error
-            found.append(Writes(unpacked_id(checkpoint), unpacked_id(task), channels, values, *path or ("",)))
+    for trace, seq in row.written:
+        raw: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
+        if raw is None:
+            raise LogCorrupted(path, f"with row id {trace}", seq, "writes that a checkpoint has are gone")
+        commit = LogRow._make(raw)
+        try:
+            events = bodies.get((trace, commit.first_seq))
+            if events is None:
+                events = bodies[trace, commit.first_seq] = decode_rows(commit.body)
+            checkpoint, task, channels, values, *more = events[seq - commit.first_seq].data
+        except (ValueError, IndexError, TypeError) as error:
+            raise LogCorrupted(path, f"with row id {trace}", commit.first_seq, str(error)) from error
+        found.append(Writes(unpacked_id(checkpoint), unpacked_id(task), channels, values, more[0] if more else ""))
     return found
 
 

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -22,20 +22,25 @@ from eventstore.errors import TraceErased, TraceExists, TraceNotFound, WrongExpe
 from eventstore.event import TraceForked, TraceStarted
 from eventstore.log import Head, TraceRow
 from eventstore.pending import Statement
+from eventstore.policy import AdaptiveFold
 from eventstore.reduce import ReducerRegistry
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
-from eventstore.step import Draft
 from eventstore.store import Store, uuid7
 from eventstore.trace import Trace
 from eventstore.windows import Snapshot, Windows
 from eventstore.writer import Append
 
 from .bodies import checkpoint_data, nodes_of
+from .channels import ChannelDraft
 from .values import Serializer, change_of
 
 LINES = 256
 """How many lines are remembered."""
+GIVEN = 32
+"""Of how many checkpoints, handed out for a run to go on from, the items of lists are remembered."""
 ATTEMPTS = 16
+LINE_POLICY = AdaptiveFold(min_tail_rows=128)
+"""Fewer links than by default, so that less than one step in a hundred makes one; a step's row is short to read."""
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
 Items = dict[str, tuple[Any, ...]]
@@ -44,24 +49,39 @@ Items = dict[str, tuple[Any, ...]]
 class Line(NamedTuple):
     """A line of checkpoints as this process knows it.
 
-    `scope`: the scope's row id, None while the line's first commit has just been made; `name`, `seq`: its last
-    checkpoint; `items`: of the lists then.
+    `scope`: the scope's row id; `name`, `seq`: its last checkpoint; `items`: of the lists then.
     """
 
     trace: Trace
-    scope: int | None
+    scope: int
     name: str
     seq: int
     items: Items
 
 
+def label_of(key: ScopeKey) -> str:
+    """The name of a scope's traces.
+
+    >>> label_of(ScopeKey("langgraph", "t1", "child:1"))
+    't1:child:1'
+    """
+    return f"{key.thread_id}:{key.namespace}" if key.namespace else key.thread_id
+
+
 class Put:
-    """A checkpoint on its way into the log."""
+    """A checkpoint on its way into the log. `changed`: channels that are to be looked at, whatever their version."""
 
-    __slots__ = ("checkpoint", "metadata", "parent", "run_id")
+    __slots__ = ("changed", "checkpoint", "metadata", "parent", "run_id")
 
-    def __init__(self, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any], parent: str | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        parent: str | None,
+        changed: Container[str] = (),
+    ) -> None:
         self.checkpoint = checkpoint
+        self.changed = changed
         self.metadata = metadata
         self.parent = parent
         run_id = metadata.get("run_id")
@@ -84,22 +104,23 @@ class Lines:
         self._store = store
         self._windows = windows
         self._exact = exact
+        self._policy = LINE_POLICY if store.fold_policy == AdaptiveFold() else None
         self._lock = threading.Lock()
         self._lines: OrderedDict[ScopeKey, Line] = OrderedDict()
+        self._given: OrderedDict[tuple[int | None, int | None], Items] = OrderedDict()
         self._scope_locks: WeakValueDictionary[ScopeKey, Any] = WeakValueDictionary()
 
-    def remember(self, key: ScopeKey, row: ScopeCheckpoint, values: Mapping[str, Any]) -> None:
-        """A run is about to go on from this checkpoint with these very values."""
+    def remember(self, row: ScopeCheckpoint, values: Mapping[str, Any]) -> None:
+        """A run may be about to go on from this checkpoint, with these very values."""
         items = {channel: tuple(value) for channel, value in values.items() if type(value) is list}
         with self._lock:
-            line = self._lines.get(key)
-        if line is None or (line.name, line.seq) != (row.name, row.seq):
-            line = self._opened(key, row)
-        if line is not None:
-            self._keep(key, line._replace(items=items))
+            self._given[row.trace, row.seq] = items
+            self._given.move_to_end((row.trace, row.seq))
+            if len(self._given) > GIVEN:
+                self._given.popitem(last=False)
 
     def forget(self, key: ScopeKey) -> None:
-        """What is remembered may be gone."""
+        """What is remembered of the line may be gone."""
         with self._lock:
             self._lines.pop(key, None)
 
@@ -159,13 +180,13 @@ class Lines:
     def _extend(self, serde: Serializer, key: ScopeKey, put: Put, line: Line) -> None:
         trace = line.trace
         state, control = trace._live(), trace._control
-        draft = Draft(state, trace._registry)
-        items = self._draft(serde, draft, put, state, control, line.items)
+        draft = ChannelDraft(state)
+        items = self._draft(serde, draft, put, state, control, line.items, self._taken(trace._row.id, line.seq))
         data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=True, parent=None)
         events = [Envelope("node_executed", {"node": nodes_of(data)}), Envelope("checkpoint_put", data)]
         wire = [*draft.body(), *events]
         seq = line.seq + len(wire)
-        pending = trace._prepare(wire, draft, events, line.seq, None, opaque=True)
+        pending = trace._prepare(wire, draft, events, line.seq, None, opaque=True, policy=self._policy)
         pending.extras.append(put.row(line.scope, seq, data))
         trace._commit(pending)
         self._windows.keep(trace._row.id, seq, Snapshot(dict(state), dict(control)))
@@ -174,12 +195,14 @@ class Lines:
     def _begin(self, serde: Serializer, key: ScopeKey, put: Put) -> None:
         """A new trace: a fork at the parent, or one of its own where no parent is known."""
         parent = None if put.parent is None else self._row(key, put.parent)
-        store, trace_id, label = self._store, uuid7(), f"{key.thread_id}:{key.namespace}".rstrip(":")
+        store, trace_id, label = self._store, uuid7(), label_of(key)
         control: Mapping[str, Any] = _NOTHING
         state: Mapping[str, Any] = _NOTHING
+        given: Items = {}
         after, at_us, previous, owner = 0, time.time_ns() // 1000, chain.genesis(trace_id), None
         if parent is not None and parent.trace is not None and parent.seq is not None:
             state, control = self._windows.at(parent.trace, parent.seq)
+            given = self._taken(parent.trace, parent.seq)
             with store._database.reader() as connection:
                 parent_trace = log.trace_by_row(connection, parent.trace)
                 head = log.boundary(connection, parent_trace, parent.seq)
@@ -188,8 +211,8 @@ class Lines:
             first = envelope(TraceForked(label, parent_trace.trace_id, after))
         else:
             first = envelope(TraceStarted(label, {}))
-        draft = Draft(dict(state), ReducerRegistry())
-        items = self._draft(serde, draft, put, state, control, {})
+        draft = ChannelDraft(state)
+        items = self._draft(serde, draft, put, state, control, {}, given)
         follows = owner is not None
         named = None if follows else put.parent
         data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=follows, parent=named)
@@ -205,37 +228,45 @@ class Lines:
         store._writer.commit(append)
         made = TraceRow(append.row[0], trace_id, label, owner, after, at_us, "running")
         trace = Trace(store, made, Head(seq, digest, at_us), ReducerRegistry())
-        self._keep(key, Line(trace, None, put.checkpoint["id"], seq, items))
+        with store._database.reader() as connection:
+            scope = scopes.find(connection, key)
+        if scope is not None:
+            self._keep(key, Line(trace, scope.id, put.checkpoint["id"], seq, items))
 
     def _draft(
         self,
         serde: Serializer,
-        draft: Draft,
+        draft: ChannelDraft,
         put: Put,
         state: Mapping[str, Any],
         control: Mapping[str, Any],
         remembered: Items,
+        given: Items,
     ) -> Items:
         """Draft what the checkpoint changes; gives the items of its lists, to be remembered."""
-        draft.opaque = True
         values, versions = put.checkpoint["channel_values"], put.checkpoint["channel_versions"]
         versions_before = control.get("versions", _NOTHING)
         items: Items = {}
         for channel, value in values.items():
             before, version = state.get(channel), versions.get(channel)
-            if before is not None and version is not None and versions_before.get(channel) == version:
-                if channel in remembered:
-                    items[channel] = remembered[channel]
+            was = None if self._exact else _latest(value, remembered.get(channel), given.get(channel))
+            stayed = version is not None and versions_before.get(channel) == version
+            if before is not None and stayed and channel not in put.changed:
+                if was is not None:
+                    items[channel] = was
                 continue
-            was = None if self._exact else remembered.get(channel)
             for op, changed in change_of(serde, before, was, value):
-                draft.write(channel, op, changed)
+                draft.change(channel, op, changed)
             if type(value) is list:
                 items[channel] = tuple(value)
         for channel in state:
             if channel not in values:
-                draft.write(channel, "delete", None)
+                draft.drop(channel)
         return items
+
+    def _taken(self, trace: int, seq: int) -> Items:
+        with self._lock:
+            return self._given.pop((trace, seq), {})
 
     def _keep(self, key: ScopeKey, line: Line) -> None:
         with self._lock:
@@ -243,3 +274,10 @@ class Lines:
             self._lines.move_to_end(key)
             if len(self._lines) > LINES:
                 self._lines.popitem(last=False)
+
+
+def _latest(value: Any, remembered: tuple[Any, ...] | None, given: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """The items that the list was made of: the run's own, or those that it was given when it went on from here."""
+    if type(value) is not list or given is None or remembered is None:
+        return remembered if given is None else given
+    return remembered if value and remembered and value[0] is remembered[0] else given

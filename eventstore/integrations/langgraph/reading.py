@@ -8,7 +8,7 @@ the states.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory
@@ -22,9 +22,15 @@ from eventstore.windows import Snapshot, Windows
 
 from . import journal
 from .bodies import checkpoint_of, metadata_of
+from .journal import Writes
 from .values import CHUNKS, Serializer, decoded
 
 ADAPTER = "langgraph"
+ATTEMPTS = 16
+WRITTEN = 256
+NO_WRITES = "[]"
+FIRST_ROWS = 16
+"""How many rows a list looks at first: most are read for the newest few."""
 _json = msgspec.json.Decoder().decode
 
 
@@ -47,28 +53,46 @@ class Shared:
         return held[1][: value.count]
 
 
+class Read(NamedTuple):
+    """A row and the writes of its checkpoint, of one instant."""
+
+    row: ScopeCheckpoint
+    written: list[Writes]
+
+
 class Reading:
     """Reads of the checkpoints of one store."""
 
     def __init__(self, store: Store, windows: Windows) -> None:
         self._store = store
         self._windows = windows
+        self._written_before: dict[str, list[Writes]] = {}
 
     def row(self, key: ScopeKey, name: str | None) -> ScopeCheckpoint | None:
         """The live checkpoint of that name, or the latest."""
         with self._store._database.reader() as connection:
-            if name is None:
-                return scopes.latest(connection, key)
-            found = scopes.named(connection, key, name)
-        return found if found is not None and found.status == "live" else None
+            return _live(connection, key, name)
+
+    def get(
+        self, serde: Serializer, key: ScopeKey, name: str | None, config: Any = None, shared: Shared | None = None
+    ) -> tuple[ScopeCheckpoint, CheckpointTuple] | None:
+        """The live checkpoint of that name, or the latest. Raises LogCorrupted, and what the serializer raises."""
+        for _ in range(ATTEMPTS):
+            with self._store._database.reader() as connection:
+                row = _live(connection, key, name)
+                read = None if row is None else Read(row, self._written(connection, row))
+            if read is None:
+                return None
+            found = self.tuple_of(serde, key, read, config, shared)
+            if found is not None:
+                return read.row, found
+        raise self._store._database.busy()
 
     def tuple_of(
-        self, serde: Serializer, key: ScopeKey, row: ScopeCheckpoint, config: Any = None, shared: Shared | None = None
+        self, serde: Serializer, key: ScopeKey, read: Read, config: Any = None, shared: Shared | None = None
     ) -> CheckpointTuple | None:
-        """The checkpoint of a row; None where it was deleted meanwhile.
-
-        Raises LogCorrupted, and what the serializer raises.
-        """
+        """The checkpoint of a row; None where that was deleted or moved meanwhile. Raises as `get`."""
+        row, written = read
         snapshot = self._snapshot(row)
         if snapshot is None:
             return None
@@ -78,7 +102,6 @@ class Reading:
             values = {channel: shared.decoded(channel, value) for channel, value in snapshot.state.items()}
         checkpoint: Any = checkpoint_of(serde, snapshot.control, values)
         metadata = metadata_of(serde, snapshot.control) if row.metadata is None else _json(row.metadata)
-        written = journal.read(self._store, row)
         return CheckpointTuple(
             config if config is not None else config_of(key, row.name),
             checkpoint,
@@ -97,42 +120,72 @@ class Reading:
         before: str | None,
         filter: Mapping[str, Any] | None,
         limit: int | None,
+        again_left: int = ATTEMPTS,
     ) -> Iterator[CheckpointTuple]:
-        """Live checkpoints of a scope, of a thread or of all, the greatest id first. Raises as `tuple_of`."""
+        """Live checkpoints of a scope, of a thread or of all, the greatest id first. Raises as `get`."""
         shared: dict[int, Shared] = {}
         keys: dict[int, ScopeKey] = {}
         left = limit
-        for row in self._rows(key, thread_id, name, before):
+        for read in self._pages(serde, key, thread_id, name, before, filter):
             if left is not None and left <= 0:
                 return
-            if filter and not self._matches(serde, row, filter):
-                continue
-            if row.scope not in keys:
-                keys[row.scope] = key or self._key(row.scope)
-            sharing = shared.setdefault(row.scope, Shared(serde))
-            found = self.tuple_of(serde, keys[row.scope], row, shared=sharing)
+            scope = read.row.scope
+            if scope not in keys:
+                found_key = key or self._key(scope)
+                if found_key is None:
+                    continue
+                keys[scope] = found_key
+            found = self.tuple_of(serde, keys[scope], read, shared=shared.setdefault(scope, Shared(serde)))
+            if found is None:  # it was moved meanwhile, or deleted
+                again = self.get(serde, keys[scope], read.row.name)
+                found = None if again is None else again[1]
             if found is not None:
                 left = None if left is None else left - 1
                 yield found
+            elif left == limit and again_left:  # a prune took all that the page had: look anew
+                yield from self.listed(
+                    serde,
+                    key,
+                    thread_id,
+                    name=name,
+                    before=before,
+                    filter=filter,
+                    limit=limit,
+                    again_left=again_left - 1,
+                )
+                return
 
     def delta_history(
         self, serde: Serializer, key: ScopeKey, name: str | None, channels: Sequence[str]
     ) -> dict[str, DeltaChannelHistory]:
         """What each channel's value at a checkpoint is made of; see `BaseCheckpointSaver.get_delta_channel_history`."""
+        for _ in range(ATTEMPTS):
+            found = self._walked(serde, key, name, channels)
+            if found is not None:
+                return found
+        raise self._store._database.busy()
+
+    def _walked(
+        self, serde: Serializer, key: ScopeKey, name: str | None, channels: Sequence[str]
+    ) -> dict[str, DeltaChannelHistory] | None:
+        """None where a checkpoint on the way was moved meanwhile."""
         writes: dict[str, list[list[tuple[str, str, Any]]]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
         left = set(channels)
         target = self.row(key, name)
         parent = None if target is None else target.parent
-        walked = set()
+        walked = set() if target is None else {target.name}
         while target is not None and parent is not None and left and parent not in walked:
             walked.add(parent)
             with self._store._database.reader() as connection:
                 row = scopes.checkpoint(connection, target.scope, parent)
-            snapshot = None if row is None else self._snapshot(row)
-            if row is None or snapshot is None:
+                written = [] if row is None else journal.read(connection, self._store.path, row)
+            if row is None or row.trace is None:
                 break
-            pending = journal.pending_writes(serde, journal.read(self._store, row))
+            snapshot = self._snapshot(row)
+            if snapshot is None:
+                return None
+            pending = journal.pending_writes(serde, written)
             for channel in list(left):
                 writes[channel].append([write for write in pending if write[1] == channel])
                 if channel in snapshot.state:
@@ -146,6 +199,18 @@ class Reading:
                 histories[channel]["seed"] = seeds[channel]
         return histories
 
+    def _written(self, connection: Any, row: ScopeCheckpoint) -> list[Writes]:
+        """The writes of a checkpoint, remembered: what stands at a place of a journal never changes."""
+        if row.writes == NO_WRITES:
+            return []
+        found = self._written_before.get(row.writes)
+        if found is None:
+            found = journal.read(connection, self._store.path, row)
+            if len(self._written_before) >= WRITTEN:
+                self._written_before.clear()
+            self._written_before[row.writes] = found
+        return found
+
     def _snapshot(self, row: ScopeCheckpoint) -> Snapshot | None:
         if row.trace is None or row.seq is None:
             return None
@@ -154,33 +219,42 @@ class Reading:
         except (TraceErased, TraceNotFound):
             return None
 
-    def _rows(
-        self, key: ScopeKey | None, thread_id: str | None, name: str | None, before: str | None
-    ) -> Iterator[ScopeCheckpoint]:
-        if key is not None and name is not None:
-            found = self.row(key, name)
-            if found is not None and (before is None or found.name < before):
-                yield found
-            return
-        store, last = self._store, (before, -1)
-        with store._database.reader() as connection:
-            scope = None if key is None else scopes.find(connection, key)
-        if key is not None and scope is None:
-            return
+    def _pages(
+        self,
+        serde: Serializer,
+        key: ScopeKey | None,
+        thread_id: str | None,
+        name: str | None,
+        before: str | None,
+        filter: Mapping[str, Any] | None,
+    ) -> Iterator[Read]:
+        """The rows that match, page by page, each of one instant with its writes."""
+        last, rows = (before, -1), FIRST_ROWS
         while True:
-            with store._database.reader() as connection:
-                page = scopes.page(connection, ADAPTER, thread_id, None if scope is None else scope.id, last)
-            for row in page:
-                if name is None or row.name == name:
-                    yield row
-            if len(page) < scopes.PAGE_ROWS:
+            with self._store._database.reader() as connection:
+                scope = None if key is None else scopes.find(connection, key)
+                if key is not None and scope is None:
+                    return
+                if scope is not None and name is not None:
+                    one = scopes.checkpoint(connection, scope.id, name)
+                    is_listed = one is not None and one.status == "live" and (before is None or one.name < before)
+                    page = [one] if one is not None and is_listed else []
+                else:
+                    page = scopes.page(connection, ADAPTER, thread_id, None if scope is None else scope.id, last, rows)
+                matching = [
+                    Read(row, journal.read(connection, self._store.path, row))
+                    for row in page
+                    if (name is None or row.name == name) and (not filter or self._matches(serde, row, filter))
+                ]
+            yield from matching
+            if len(page) < rows:
                 return
-            last = page[-1].name, page[-1].scope
+            last, rows = (page[-1].name, page[-1].scope), scopes.PAGE_ROWS
 
-    def _key(self, scope: int) -> ScopeKey:
+    def _key(self, scope: int) -> ScopeKey | None:
         with self._store._database.reader() as connection:
             found = scopes.by_id(connection, scope)
-        return ScopeKey(ADAPTER, found.thread_id, found.namespace)
+        return None if found is None else ScopeKey(ADAPTER, found.thread_id, found.namespace)
 
     def _matches(self, serde: Serializer, row: ScopeCheckpoint, filter: Mapping[str, Any]) -> bool:
         """Whether its metadata have these values, compared in Python: no word of a filter is ever part of SQL."""
@@ -192,6 +266,13 @@ class Reading:
                 return False
             metadata = metadata_of(serde, snapshot.control)
         return all(metadata.get(name) == value for name, value in filter.items())
+
+
+def _live(connection: Any, key: ScopeKey, name: str | None) -> ScopeCheckpoint | None:
+    if name is None:
+        return scopes.latest(connection, key)
+    found = scopes.named(connection, key, name)
+    return found if found is not None and found.status == "live" else None
 
 
 def config_of(key: ScopeKey, name: str) -> Any:

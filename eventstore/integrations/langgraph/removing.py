@@ -18,17 +18,17 @@ import msgspec
 from eventstore import chain, scopes
 from eventstore.codec import Envelope, as_column, encode_body, envelope
 from eventstore.event import TraceStarted
-from eventstore.reduce import ReducerRegistry
 from eventstore.retention import release_pages
 from eventstore.scopes import Scope, ScopeCheckpoint, ScopeKey
-from eventstore.step import Draft
 from eventstore.store import Store, uuid7
 from eventstore.windows import Snapshot, Windows
 from eventstore.writer import Append
 
 from . import journal
 from .bodies import moved_data, nodes_of
+from .channels import ChannelDraft
 from .journal import Writes
+from .lines import label_of
 from .reading import ADAPTER
 from .values import change_of_bytes
 
@@ -36,6 +36,7 @@ BY = "langgraph"
 ATTEMPTS = 16
 _random = random.Random()
 _json = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Removing:
@@ -76,7 +77,7 @@ class Removing:
                 )
             found = scopes.of_thread(connection, ADAPTER, source)
             for scope in found:
-                scopes.copy(connection, scope, ScopeKey(ADAPTER, target, scope.namespace))
+                scopes.copy(connection, scope, ScopeKey(ADAPTER, target, scope.namespace), BY)
             return []
 
         self._store._writer.write(work, sync=True)
@@ -86,9 +87,25 @@ class Removing:
         for thread_id in dict.fromkeys(thread_ids):
             with self._store._database.reader() as connection:
                 found = scopes.of_thread(connection, ADAPTER, thread_id)
+                root = {} if not found or found[0].namespace else scopes.every(connection, found[0].id)
+            latest = max((name for name, row in root.items() if row.status == "live"), default=None)
+            over = {name for name, row in root.items() if row.status != "announced" and name != latest}
             for scope in found:
-                self._prune(scope)
+                if not self._is_over(scope, over):
+                    self._prune(scope)
+                else:
+                    self._settle(scope, lambda rows: set(rows))
             self._done(found)
+
+    def _is_over(self, scope: Scope, over: Collection[str]) -> bool:
+        """Whether it is the namespace of one call of a subgraph, made by a checkpoint that is not kept."""
+        if ":" not in scope.namespace.rpartition("|")[2]:
+            return False
+        with self._store._database.reader() as connection:
+            latest = scopes.latest(connection, ScopeKey(ADAPTER, scope.thread_id, scope.namespace))
+        metadata = {} if latest is None or latest.metadata is None else _json(latest.metadata)
+        parents = metadata.get("parents")
+        return isinstance(parents, dict) and parents.get("") in over
 
     def _done(self, found: Sequence[Scope]) -> None:
         for scope in found:
@@ -168,7 +185,7 @@ class Removing:
                 name = rows[name].parent
             stay.reverse()
             announced = [row for row in rows.values() if row.status == "announced"]
-            if len(stay) + len(announced) == len(rows):
+            if len(live) == 1 and len(stay) + len(announced) == len(rows):
                 return
             if self._replant(scope, rows, stay, announced):
                 return
@@ -183,7 +200,7 @@ class Removing:
     ) -> bool:
         """Put what stays into a new line and a new journal; False where another writer came between."""
         key = ScopeKey(ADAPTER, scope.thread_id, scope.namespace)
-        line = Planting(key, key.thread_id if not key.namespace else f"{key.thread_id}:{key.namespace}")
+        line = Planting(key, label_of(key))
         before: Snapshot = Snapshot({}, {})
         places: dict[str, int] = {}
         for row in stay:
@@ -192,9 +209,14 @@ class Removing:
             places[row.name] = line.checkpoint(row, snapshot, before)
             before = snapshot
         book = Planting(key, line.label + " (writes)")
-        written = {
-            row.name: [book.writes(writes) for writes in journal.read(self._store, row)] for row in (*stay, *announced)
-        }
+        with self._store._database.reader() as connection:
+            if scopes.every(connection, scope.id) != rows:
+                return False
+            path = self._store.path
+            written = {
+                row.name: [book.writes(writes) for writes in journal.read(connection, path, row)]
+                for row in (*stay, *announced)
+            }
 
         def work(connection: Any) -> bool:
             if scopes.every(connection, scope.id) != rows:
@@ -205,18 +227,15 @@ class Removing:
             if book_trace is not None:
                 scopes.reads(connection, scope.id, book_trace)
             scopes.set_journal(connection, scope.id, book_trace)
-            for row in stay:
-                writes = [] if book_trace is None else [(book_trace, seq) for seq in written[row.name]]
-                scopes.move(connection, row, trace, places[row.name], writes)
-            for row in announced:
-                writes = [] if book_trace is None else [(book_trace, seq) for seq in written[row.name]]
-                scopes.move(connection, row, None, None, writes)
-            names = {row.name for row in (*stay, *announced)}
-            after = scopes.find(connection, key)
-            assert after is not None
-            scopes.remove(
-                connection, after, [name for name in rows if name not in names], [row.name for row in stay[:-1]], BY
-            )
+            for row in (*stay, *announced):
+                writes = _encode([(book_trace, seq) for seq in written[row.name]]).decode()
+                moved = row._replace(parent=None if row is stay[0] else row.parent, writes=writes)
+                if row.name in places:
+                    moved = moved._replace(trace=trace, seq=places[row.name])
+                scopes.move(connection, moved)
+            kept = {row.name for row in (*stay, *announced)}
+            gone = [name for name in rows if name not in kept]
+            scopes.remove(connection, scope._replace(journal=book_trace), gone, [row.name for row in stay[:-1]], BY)
             return True
 
         return self._store._writer.write(work, sync=True)
@@ -236,19 +255,16 @@ class Planting:
 
     def checkpoint(self, row: ScopeCheckpoint, snapshot: Snapshot, before: Snapshot) -> int:
         """Put a checkpoint over the one before it; gives its seq."""
-        draft = Draft(before.state, ReducerRegistry())
-        draft.source, draft.opaque = "import", True
+        draft = ChannelDraft(before.state, "import")
         for channel, value in snapshot.state.items():
             for op, changed in change_of_bytes(before.state.get(channel), value):
-                draft.write(channel, op, changed)
+                draft.change(channel, op, changed)
         for channel in before.state:
             if channel not in snapshot.state:
-                draft.write(channel, "delete", None)
+                draft.drop(channel)
         follows = bool(before.control)
         metadata = {} if row.metadata is None else _json(row.metadata)
-        data = moved_data(
-            snapshot.control, before.control, metadata, follows=follows, parent=None if follows else row.parent
-        )
+        data = moved_data(snapshot.control, before.control, metadata, follows=follows, parent=None)
         executed = Envelope("node_executed", {"node": nodes_of(data)})
         return self._commit([*draft.body(), executed, Envelope("checkpoint_put", data)])
 

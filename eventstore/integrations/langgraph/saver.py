@@ -23,6 +23,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from eventstore.database import Durability
+from eventstore.errors import StoreClosed
 from eventstore.log import trace_by_row
 from eventstore.scopes import ScopeKey
 from eventstore.store import Store
@@ -79,6 +80,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         self._journals = Journals(self.store)
         self._reading = Reading(self.store, windows)
         self._removing = Removing(self.store, windows, self._forget)
+        self._is_closed = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="eventstore-langgraph")
 
     @classmethod
@@ -91,6 +93,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
     def close(self) -> None:
         """Close the store, if the saver has opened it. Closing twice is fine."""
+        self._is_closed = True
         self._pool.shutdown()
         if self._owns_store:
             self.store.close()
@@ -111,7 +114,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
     def place(self, config: Any) -> tuple[str, int] | None:
         """Where a checkpoint (or a thread's latest) stands: trace id and seq, for every verb of the store."""
-        row = self._reading.row(_key(config), get_checkpoint_id(config))
+        row = self._reading.row(_key(config), _name(config))
         if row is None or row.trace is None or row.seq is None:
             return None
         with self.store._database.reader() as connection:
@@ -119,14 +122,13 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: Any) -> CheckpointTuple | None:
         """The checkpoint of a config, or a thread's latest. Raises LogCorrupted, what the serializer raises."""
-        key, name = _key(config), get_checkpoint_id(config)
-        row = self._reading.row(key, name)
-        if row is None:
+        key, name = _key(config), _name(config)
+        found = self._reading.get(self.serde, key, name, config if name else None)
+        if found is None:
             return None
-        found = self._reading.tuple_of(self.serde, key, row, config if name else None)
-        if found is not None:
-            self._lines.remember(key, row, found.checkpoint["channel_values"])
-        return found
+        row, checkpoint = found
+        self._lines.remember(row, checkpoint.checkpoint["channel_values"])
+        return checkpoint
 
     def list(
         self,
@@ -143,10 +145,10 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         """
         key, thread_id, name = None, None, None
         if config is not None:
-            thread_id, name = str(config["configurable"]["thread_id"]), get_checkpoint_id(config)
+            thread_id, name = str(config["configurable"]["thread_id"]), _name(config)
             if "checkpoint_ns" in config["configurable"]:
                 key = _key(config)
-        before_name = None if before is None else get_checkpoint_id(before)
+        before_name = None if before is None else _name(before)
         return self._reading.listed(
             self.serde, key, thread_id, name=name, before=before_name, filter=filter, limit=limit
         )
@@ -155,7 +157,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         """The writes that make up delta channels at a checkpoint, oldest first, and what they begin with."""
         if not channels:
             return {}
-        return self._reading.delta_history(self.serde, _key(config), get_checkpoint_id(config), channels)
+        return self._reading.delta_history(self.serde, _key(config), _name(config), channels)
 
     # Writing
 
@@ -167,7 +169,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         storage errors, what the serializer raises.
         """
         key = _key(config)
-        put = Put(checkpoint, get_checkpoint_metadata(config, metadata), get_checkpoint_id(config) or None)
+        put = Put(checkpoint, get_checkpoint_metadata(config, metadata), _name(config), new_versions)
         self._lines.put(self.serde, key, put)
         return {
             "configurable": {
@@ -195,7 +197,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
         The values that later checkpoints have of them stay in the log.
         """
-        self._removing.delete_for_runs(run_ids)
+        self._removing.delete_for_runs(_several("run_ids", run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Give a new thread all checkpoints and writes of another, by reference.
@@ -211,11 +213,12 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         """
         if strategy not in ("keep_latest", "delete"):
             raise ValueError(f"a strategy is keep_latest or delete, not {strategy!r}")
+        names = [str(thread_id) for thread_id in _several("thread_ids", thread_ids)]
         if strategy == "keep_latest":
-            self._removing.prune(map(str, thread_ids))
+            self._removing.prune(names)
             return
-        for thread_id in thread_ids:
-            self._removing.delete_thread(str(thread_id))
+        for thread_id in names:
+            self._removing.delete_thread(thread_id)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """The version after `current`: a count, and random digits that keep branches apart.
@@ -283,6 +286,8 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         await self._run(lambda: self.prune(thread_ids, strategy=strategy))
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
+        if self._is_closed:
+            raise StoreClosed(self.store.path, "the saver is closed")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
     def _forget(self, key: ScopeKey) -> None:
@@ -302,3 +307,14 @@ def _some(found: Iterator[CheckpointTuple]) -> list[CheckpointTuple]:
 def _key(config: Any) -> ScopeKey:
     configurable = config["configurable"]
     return ScopeKey(ADAPTER, str(configurable["thread_id"]), configurable.get("checkpoint_ns", ""))
+
+
+def _name(config: Any) -> str | None:
+    """The checkpoint that a config addresses; None for the latest."""
+    return get_checkpoint_id(config) or None
+
+
+def _several(what: str, ids: Sequence[str]) -> Sequence[str]:
+    if isinstance(ids, str):
+        raise TypeError(f"{what} is a sequence of ids, not one: {ids!r}")
+    return ids

@@ -170,7 +170,7 @@ def _by_identity(serde: Serializer, before: Opaque, was: Sequence[Any], items: l
         middle = encoded(serde, items[start : len(items) - end])
         if 2 * (start + end) >= len(items) and middle.codec == before.codec:
             return [_splice(start, len(was) - start - end, middle)]
-    return [("put", encoded(serde, items))]
+    return change_of_bytes(before, encoded(serde, items))  # other objects, which may be equal
 
 
 def _grown(serde: Serializer, before: Opaque, items: list[Any], kept: int) -> Sequence[Change]:
