@@ -260,6 +260,12 @@ def nearest(connection: apsw.Connection, segments: list[Segment], seq: int, sql:
     return None
 
 
+def by_id(connection: apsw.Connection, base_id: int) -> Base | None:
+    """The base of that row id, its body read."""
+    row: Any = connection.execute(BY_ID, (base_id,)).fetchone()
+    return None if row is None else Base._make(row)
+
+
 def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) -> tuple[State, State, int]:
     links: list[Link] = []
     while True:
@@ -281,6 +287,15 @@ def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) ->
     return control, state, len(links)
 
 
+class Net(NamedTuple):
+    """A link made in memory: over the base at `after`; the size of the log that it covers, and all steps so far."""
+
+    after: int
+    body: bytes
+    tail_bytes: int
+    steps: int
+
+
 class Folded(NamedTuple):
     """What a fold wrote."""
 
@@ -296,11 +311,13 @@ def fold(
     at_us: int,
     state_bytes: int,
     decision: FoldDecision,
+    net: Net | None = None,
 ) -> Folded | None:
     """Write a base at the end of `segments`, inside the caller's transaction.
 
     A link takes the newest base as its parent, whoever wrote it. Where the chain would then pass the
-    restore bound, a whole state is written instead. None when that seq has a base already.
+    restore bound, a whole state is written instead. None when that seq has a base already. `net`: the link, where
+    it is known and the newest base is the one that it was made over.
     """
     trace, seq = segments[-1].trace, segments[-1].upto
     kind, reason = decision
@@ -313,12 +330,16 @@ def fold(
     written, covered = (0, 0) if below is None else (below.base_bytes, below.log_bytes)
     steps = 0 if below is None else _steps_at(connection, below)
     if kind == "link":
-        link, tail_bytes = Link(), 0
-        for _, _, row_body in rows(connection, segments, 0 if below is None else below.seq):
-            link.add_rows(decode_rows(row_body))
-            tail_bytes += len(row_body)
-        body = link.encode(tail_bytes)
-        steps = None if steps is None else steps + link.steps
+        after = 0 if below is None else below.seq
+        if net is not None and net.after == after:
+            body, tail_bytes, steps = net.body, net.tail_bytes, None if steps is None else net.steps
+        else:
+            link, tail_bytes = Link(), 0
+            for _, _, row_body in rows(connection, segments, after):
+                link.add_rows(decode_rows(row_body))
+                tail_bytes += len(row_body)
+            body = link.encode(tail_bytes)
+            steps = None if steps is None else steps + link.steps
         chain_bytes = len(body) + (0 if below is None else below.chain_bytes)
         if chain_bytes > 2 * state_bytes + RESTORE_SLACK_BYTES // 2:
             kind, reason = "whole", f"{reason}; the chain would be {chain_bytes} bytes for a state of {state_bytes}"

@@ -66,6 +66,10 @@ class NetEffect:
         else:
             entry += [CODE[op], [value] if op == "sum" else value]
 
+    def keys(self) -> set[str]:
+        """What it touches."""
+        return self.deleted.keys() | self.entries.keys()
+
     def apply(self, state: State) -> None:
         """Do to `state` what the deltas would have done; the values go into it. Raises DeltaApply."""
         for key in self.deleted:
@@ -170,6 +174,33 @@ class Link:
         """The link's body; `json_bytes`, the size of the log it covers."""
         nets = (self.control, self.state)
         return encode_derived([[list(net.deleted), net.entries] for net in nets], json_bytes)
+
+
+def between(before: tuple[State, State], after: tuple[State, State]) -> Link | None:
+    """The link from one `(state, control)` to a later one, whose values were replaced and never changed in place.
+
+    None where it would leave the keys in another order than the deltas did: a key went and came back.
+
+    >>> link = between(({"n": 1}, {}), ({"n": 2}, {"steps": 1}))
+    >>> link.state.entries, link.control.entries
+    ({'n': [0, 2]}, {'steps': [0, 1]})
+    """
+    nets = []
+    for was, now in zip(before, after, strict=True):
+        kept = [key for key in was if key in now]
+        if kept != list(now)[: len(kept)]:
+            return None
+        net = NetEffect(key for key in was if key not in now)
+        for key, value in now.items():
+            old = was.get(key, MISSING)
+            if old is value and type(value) is Opaque:
+                continue
+            if type(value) is Opaque and type(old) is Opaque and old.begins(value):
+                net.entries[key] = [_APPEND, value.since(old)]
+            else:
+                net.entries[key] = [_PUT, value]
+        nets.append(net)
+    return Link(ControlEffect(nets[1].deleted, nets[1].entries), nets[0])
 
 
 def decode_link(body: bytes) -> Link:

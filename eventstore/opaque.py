@@ -106,6 +106,11 @@ class Opaque:
         """Whether `other` surely is a later version of this list, grown by appends."""
         return self._chunks is other._chunks and self._used <= other._used
 
+    def since(self, earlier: Opaque) -> Opaque:
+        """The items that this list has grown by; `earlier` begins it."""
+        data = b"".join(self._chunks[earlier._used : self._used])
+        return Opaque(self._codec, data, (self._count or 0) - (earlier._count or 0))
+
     def splice(self, start: int, count: int, items: Opaque | None) -> Opaque:
         """This list with `count` items from `start` replaced by `items`. Raises ValueError as `append`."""
         if self._count is None:

@@ -18,8 +18,7 @@ from .scopes import COLUMNS, ScopeCheckpoint, checkpoint
 EVERY = "SELECT id FROM scope ORDER BY id"
 OF_TRACE = "SELECT scope FROM scope_trace WHERE trace = ?"
 READERS = (
-    "SELECT s.id, s.adapter, s.thread_id, s.namespace, t.trace_id FROM scope_trace r JOIN scope s ON s.id = r.scope"
-    " LEFT JOIN trace t ON t.id = s.journal WHERE r.trace = ? ORDER BY s.id"
+    "SELECT s.adapter, s.thread_id FROM scope_trace r JOIN scope s ON s.id = r.scope WHERE r.trace = ? ORDER BY s.id"
 )
 HELD = "SELECT r.trace, t.trace_id FROM scope_trace r LEFT JOIN trace t ON t.id = r.trace WHERE r.scope = ? ORDER BY 1"
 STANDING = (
@@ -42,16 +41,6 @@ ADD_WRITES = (
     " ON CONFLICT (scope, name) DO UPDATE SET writes = json_insert(writes, '$[#]', json_array(?3, ?4))"
 )
 STRAY = "SELECT trace, scope FROM scope_trace WHERE scope NOT IN (SELECT id FROM scope) ORDER BY 1, 2"
-
-
-class Reader(NamedTuple):
-    """A scope that reads some trace; `journal` by its trace id."""
-
-    id: int
-    adapter: str
-    thread_id: str
-    namespace: str
-    journal: str | None
 
 
 class Recorded(NamedTuple):
@@ -78,9 +67,10 @@ def is_journal(connection: apsw.Connection, trace: int) -> bool:
         return False  # damaged, which `verify` names
 
 
-def readers(connection: apsw.Connection, trace: int) -> list[Reader]:
-    """The scopes that read the trace."""
-    return [Reader._make(row) for row in connection.execute(READERS, (trace,)).fetchall()]
+def readers(connection: apsw.Connection, trace: int) -> list[tuple[str, str]]:
+    """The threads that read the trace: adapter and thread id."""
+    rows: Any = connection.execute(READERS, (trace,)).fetchall()
+    return list(rows)
 
 
 def held(connection: apsw.Connection, scope: int) -> dict[int, str | None]:

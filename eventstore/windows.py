@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import bases, log
+from .codec import decode_rows
 from .errors import LogCorrupted, StateError
+from .link import decode_link, decode_whole, fold_rows
 from .opaque import Opaque
 from .walk import take_in
 
@@ -49,6 +50,8 @@ class Windows:
         self._where: dict[tuple[int, int], tuple[int, int]] = {}
         self._bytes = 0
         self._asked: set[tuple[int, int]] = set()
+        self._bases: dict[int, Snapshot] = {}
+        self._base_bytes = 0
         self._tips: OrderedDict[int, tuple[int, Snapshot]] = OrderedDict()
 
     def at(self, trace: int, seq: int) -> Snapshot:
@@ -61,10 +64,78 @@ class Windows:
             if key is not None:
                 self._held.move_to_end(key)
                 return self._held[key][0][seq]
-        start, window = read(self._store, trace, seq, self._is_known)
+        with self._store._database.reader() as connection:
+            start, window = self._read(connection, trace, seq)
         if start is not None:
             self._keep((trace, start), window)
         return window[seq]
+
+    def _read(self, connection: Any, trace: int, seq: int) -> tuple[int | None, dict[int, Snapshot]]:
+        """The states from the base before `seq` to it, by seq, and where that base stands, 0 for none.
+
+        Of a stretch that nobody asked for before only the state at `seq`, and None.
+        """
+        row = log.trace_by_row(connection, trace)
+        segments = log.lineage(connection, row, seq)
+        base = bases.nearest(connection, segments, seq, bases.NEAREST_PLACE)
+        trimmed = any(log.root_seq(connection, segment.trace) for segment in segments)
+        below = self._base(connection, base.id) if base is not None else None if trimmed else Snapshot({}, {})
+        if below is None:  # a base that is damaged, or a root
+            restored = bases.restore(connection, self._store.path, segments, seq, row.trace_id)
+            return None, {seq: Snapshot(restored.state, restored.control)}
+        start = 0 if base is None else base.seq
+        is_known = self._is_known(trace, start)
+        window = {start: below}
+        state, control, last = _own(below.state), _own(below.control), start
+        for first_seq, n, body in log.rows(connection, segments, start):
+            last = first_seq + n - 1
+            try:
+                if is_known:
+                    take_in(state, control, body)
+                    window[last] = Snapshot(dict(state), dict(control))
+                else:
+                    fold_rows(control, state, decode_rows(body))
+            except (ValueError, TypeError, KeyError, StateError) as error:
+                raise LogCorrupted(self._store.path, row.trace_id, first_seq, str(error)) from error
+        if last != seq:
+            raise LogCorrupted(self._store.path, row.trace_id, seq, "no commit ends here")
+        if not is_known:
+            return None, {seq: Snapshot(state, control)}
+        return start, window
+
+    def _base(self, connection: Any, base_id: int) -> Snapshot | None:
+        """The state at a base: the links since the last one that is held, applied to it. None where one is damaged."""
+        above: list[bases.Base] = []
+        while True:
+            with self._lock:
+                found = self._bases.get(base_id)
+            if found is not None:
+                break
+            base = bases.by_id(connection, base_id)
+            if base is None or not base.is_sound():
+                return None
+            above.append(base)
+            if base.parent is None or base.parent == bases.EMPTY:
+                found = Snapshot({}, {})
+                break
+            base_id = base.parent
+        for base in reversed(above):
+            try:
+                if base.parent is None:
+                    control, state = decode_whole(base.body)
+                else:
+                    state, control = _own(found.state), _own(found.control)
+                    decode_link(base.body).apply(control, state)
+            except (ValueError, TypeError, StateError):
+                return None
+            found = Snapshot(state, control)
+            with self._lock:
+                self._base_bytes += len(base.body)
+                if self._base_bytes > self._limit_bytes:
+                    self._bases.clear()
+                    self._base_bytes = len(base.body)
+                self._bases[base.id] = found
+        return found
 
     def _is_known(self, trace: int, start: int) -> bool:
         """Whether that stretch was asked for before: who reads one place of it may never read another."""
@@ -107,39 +178,6 @@ class Windows:
                     del self._where[key[0], seq]
 
 
-def read(
-    store: Store, trace: int, seq: int, is_known: Callable[[int, int], bool]
-) -> tuple[int | None, dict[int, Snapshot]]:
-    """The states from the base before `seq` on, by seq, and where that base stands (0 for none).
-
-    Of a stretch that is not known yet (`is_known(trace, base)`) only the state at `seq`, and None.
-    Raises LogCorrupted, Trimmed, TraceNotFound.
-    """
-    with store._database.reader() as connection:
-        row = log.trace_by_row(connection, trace)
-        segments = log.lineage(connection, row, seq)
-        base = bases.nearest(connection, segments, seq, bases.NEAREST_PLACE)
-        root = max((log.root_seq(connection, segment.trace) for segment in segments), default=0)
-        start = max(0 if base is None else base.seq, root)
-        if not is_known(trace, start):
-            if log.boundary_before(connection, segments, seq) != seq:
-                raise LogCorrupted(store.path, row.trace_id, seq, "no commit ends here")
-            restored = bases.restore(connection, store.path, segments, seq, row.trace_id)
-            return None, {seq: Snapshot(restored.state, restored.control)}
-        window: dict[int, Snapshot] = {}
-        state: State = {}
-        control: State = {}
-        if start:
-            below = log.lineage(connection, row, start)
-            restored = bases.restore(connection, store.path, below, start, row.trace_id)
-            state, control = restored.state, restored.control
-            window[start] = Snapshot(dict(state), dict(control))
-        for first_seq, n, body in log.rows(connection, segments, start):
-            try:
-                take_in(state, control, body)
-            except (ValueError, TypeError, KeyError, StateError) as error:
-                raise LogCorrupted(store.path, row.trace_id, first_seq, str(error)) from error
-            window[first_seq + n - 1] = Snapshot(dict(state), dict(control))
-    if seq not in window:
-        raise LogCorrupted(store.path, row.trace_id, seq, "no commit ends here")
-    return start, window
+def _own(values: State) -> State:
+    """A copy in which what deltas extend in place is copied, too."""
+    return {key: value.copy() if type(value) is dict or type(value) is list else value for key, value in values.items()}

@@ -65,13 +65,14 @@ class Append:
     `row`: the parameters of `INSERT_ROW`, the trace's row id first (0 with `new_trace`, whose row is
     made in the same commit). `extras`: `(sql, parameters)` after it, where a parameter that is
     `TRACE_ROW` stands for that row id. `fold`: a base to write with it, `state_bytes` the size of the
-    state then. `sync`: synced whatever the store's durability. `epoch`: that of the run's owner; the row goes in
+    state then, `net` its link where that is made already. `sync`: synced whatever the store's durability.
+    `epoch`: that of the run's owner; the row goes in
     only while the lease has it. After the commit: `error`, or `duplicate`
     (the row that an earlier append of the same id left), and `folded`.
     """
 
-    __slots__ = ("duplicate", "epoch", "error", "extras", "fold", "folded", "gate", "new_trace", "row", "state_bytes",
-                 "sync", "trace_id")  # fmt: skip
+    __slots__ = ("duplicate", "epoch", "error", "extras", "fold", "folded", "gate", "net", "new_trace", "row",
+                 "state_bytes", "sync", "trace_id")  # fmt: skip
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Append:
         self.state_bytes = state_bytes
         self.sync = sync
         self.new_trace = new_trace
+        self.net: bases.Net | None = None
         self.epoch: int | None = None
         self.error: Exception | None = None
         self.duplicate: LogRow | None = None
@@ -357,6 +359,7 @@ class Writer:
                 at_us,
                 append.state_bytes,
                 decision,
+                append.net,
             )
         except (ValueError, StateError, EventStoreError) as error:
             # The append is sound without a base, and a damaged row must not hold up the rest of the batch.

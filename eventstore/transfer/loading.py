@@ -118,8 +118,9 @@ def load(
     are. So does its lease; of a run that is added or goes on, a due time that no retry of it waits for is dropped.
 
     A thread of another framework comes with its traces' commits in the same way: one that is here goes on, one that
-    is not is made whole (unless it was deleted here); where one of the same name shares no trace with it, it is
-    another one, and the traces that only the dump's thread reads are refused (TraceDiffers).
+    is not is made, also of commits that are here already (a copy's), once some trace of it is news. Where one of the
+    same name shares no trace with it, it is another one, and the traces that only the dump's thread reads are refused
+    (TraceDiffers).
 
     A root of a trimmed trace cannot be verified by the chain: it is trusted, so load such dumps from those whom
     you trust. Raises MalformedDump for what is no dump, or one of a newer version; storage errors.
@@ -431,7 +432,7 @@ class _Load(Loading):
     def take_thread(self, line: ThreadLine) -> None:
         self.leave_trace()
         try:
-            self.threads.add(self.connection, line)
+            self.threads.add(line)
         except ValueError as error:
             raise self.malformed(f"a thread: {error}") from None
 
@@ -479,6 +480,7 @@ class _Load(Loading):
         self.seen[0] += 1
         self.skipping = False
         self.check_id(line.trace_id)
+        self.threads.judge(self.connection)
         try:
             self.open = Incoming(self, line)
         except EventStoreError:

@@ -1,10 +1,10 @@
 """The threads of other frameworks in a dump: which traces each reads, and which of their commits it has.
 
-A thread's line comes before the first of its traces; after each commit that holds a checkpoint or writes of it comes
-a line that says so, so a load takes both or neither, and goes on where another one was cut short. The rest of a row
-(parent, metadata) is what the commit itself says. A thread that is not here, nor was deleted here, is made whole: a
-copy may read commits that are here already. One that is here and shares no trace with the dump's is another one of
-the same name: nothing of the dump's is put into it.
+A thread's lines, one for each namespace, come before the first of its traces; after each commit that holds a
+checkpoint or writes of it comes a line that says so, so a load takes both or neither, and goes on where another one
+was cut short. The rest of a row (parent, metadata) is what the commit itself says. A copy may read commits that are
+here already: a thread that the store does not know, and some trace of which is news to it, is made whole. One that
+is here and shares no trace with the dump's is another one of the same name: nothing of the dump's is put into it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from eventstore import log, scope_places, scopes
 from eventstore.codec import check_text, json_encode
 from eventstore.errors import TraceErased, TraceNotFound
-from eventstore.scopes import ScopeCheckpoint, ScopeKey
+from eventstore.scopes import Scope, ScopeCheckpoint, ScopeKey
 
 from .lines import StandsLine, ThreadLine, WritesLine, checked
 
@@ -34,24 +34,29 @@ class Outgoing:
     def __init__(self, wanted: set[int] | None) -> None:
         self.wanted = wanted
         self.count = 0
-        self._numbers: dict[int, int | None] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._numbers: dict[int, int] = {}
 
     def before(self, connection: apsw.Connection, trace: TraceRow) -> list[bytes]:
-        """The lines of the threads that this trace is the first of."""
+        """The lines of the threads that this trace is the first of: all namespaces of each."""
         lines = []
-        for scope in scope_places.readers(connection, trace.id):
-            if scope.id in self._numbers:
-                continue
-            held = scope_places.held(connection, scope.id)
-            if self.wanted is not None and not held.keys() <= self.wanted:
-                self._numbers[scope.id] = None
-                continue
-            number = self._numbers[scope.id] = self.count
-            self.count += 1
-            traces = [trace_id for trace_id in held.values() if trace_id is not None]
-            line = ThreadLine(number, scope.adapter, scope.thread_id, scope.namespace, traces, scope.journal)
-            lines.append(checked("thread", json_encode(line)))
+        for thread in scope_places.readers(connection, trace.id):
+            if thread not in self._told:
+                self._told.add(thread)
+                for scope in scopes.of_thread(connection, *thread):
+                    lines += self._introduced(connection, thread[0], scope)
         return lines
+
+    def _introduced(self, connection: apsw.Connection, adapter: str, scope: Scope) -> list[bytes]:
+        held = scope_places.held(connection, scope.id)
+        if self.wanted is not None and not held.keys() <= self.wanted:
+            return []
+        number = self._numbers[scope.id] = self.count
+        self.count += 1
+        traces = [trace_id for trace_id in held.values() if trace_id is not None]
+        journal = None if scope.journal is None else held.get(scope.journal)
+        line = ThreadLine(number, adapter, scope.thread_id, scope.namespace, traces, journal)
+        return [checked("thread", json_encode(line))]
 
     def places(self, connection: apsw.Connection, trace: TraceRow) -> list[tuple[int, bytes]]:
         """The checkpoints and the writes that stand on the trace, as (seq, line), in its order."""
@@ -69,14 +74,12 @@ class Outgoing:
 
 
 class Thread:
-    """A thread of a dump on its way into a store. `is_made`: the store does not know it, and has erased none of it."""
+    """A thread of a dump, one namespace of it, on its way into a store. `is_made`: the store has it of this load."""
 
-    def __init__(self, connection: apsw.Connection, line: ThreadLine) -> None:
+    def __init__(self, line: ThreadLine) -> None:
         self.line = line
         self.key = ScopeKey(line.adapter, line.thread_id, line.namespace)
-        self.is_made = scopes.find(connection, self.key) is None and not any(
-            _is_erased(connection, trace_id) for trace_id in line.traces
-        )
+        self.is_made = False
         self._known: int | None = None
 
     def __str__(self) -> str:
@@ -145,8 +148,9 @@ class Threads:
     def __init__(self) -> None:
         self._numbered: dict[int, Thread] = {}
         self._of_trace: dict[str, list[Thread]] = {}
+        self._new: list[Thread] = []
 
-    def add(self, connection: apsw.Connection, line: ThreadLine) -> None:
+    def add(self, line: ThreadLine) -> None:
         """A thread's line. Raises ValueError."""
         if line.number in self._numbered:
             raise ValueError(f"thread {line.number} is told of twice")
@@ -154,9 +158,26 @@ class Threads:
             raise ValueError("a thread is of some adapter")
         for text in (line.adapter, line.thread_id, line.namespace):
             check_text("thread", text)
-        thread = self._numbered[line.number] = Thread(connection, line)
+        thread = self._numbered[line.number] = Thread(line)
+        self._new.append(thread)
         for trace_id in line.traces:
             self._of_trace.setdefault(trace_id, []).append(thread)
+
+    def judge(self, connection: apsw.Connection) -> None:
+        """A trace begins: which of the threads told of since the last one are made whole here.
+
+        One that was deleted here is not: its traces were erased, or are all here, held by a copy.
+        """
+        by_name: dict[tuple[str, str], list[Thread]] = {}
+        for thread in self._new:
+            by_name.setdefault((thread.line.adapter, thread.line.thread_id), []).append(thread)
+        for (adapter, thread_id), namespaces in by_name.items():
+            is_made = not scopes.of_thread(connection, adapter, thread_id) and _is_news(
+                connection, {trace_id for thread in namespaces for trace_id in thread.line.traces}
+            )
+            for thread in namespaces:
+                thread.is_made = is_made
+        self._new.clear()
 
     def numbered(self, number: int) -> Thread:
         """The thread of that number. Raises ValueError where none was told of."""
@@ -173,13 +194,17 @@ class Threads:
         """Another dump begins."""
         self._numbered.clear()
         self._of_trace.clear()
+        self._new.clear()
 
 
-def _is_erased(connection: apsw.Connection, trace_id: str) -> bool:
-    try:
-        log.find_trace(connection, trace_id)
-    except TraceErased:
-        return True
-    except TraceNotFound:
-        return False
-    return False
+def _is_news(connection: apsw.Connection, trace_ids: Iterable[str]) -> bool:
+    """Whether some of the traces are not here, and none was erased here."""
+    is_news = False
+    for trace_id in trace_ids:
+        try:
+            log.find_trace(connection, trace_id)
+        except TraceNotFound:
+            is_news = True
+        except TraceErased:
+            return False
+    return is_news

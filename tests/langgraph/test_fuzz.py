@@ -24,10 +24,12 @@ from langgraph.types import Send
 from reference import Reference
 from savers import at, exact, uuid_of
 
+import eventstore as es
 from eventstore.integrations.langgraph import EventStoreSaver
 
 THREAD = st.sampled_from("abc")
 SCOPE = st.sampled_from([("a", "")] * 6 + [("a", "child:1"), ("b", ""), ("c", "")])
+TINY = es.AdaptiveFold(min_tail_deltas=2, min_tail_rows=1, min_link_bytes=64, max_link_bytes=256, small_state_bytes=0)
 CHANNEL = st.sampled_from(["messages", "messages", "log", "doc", "note"])
 ANY = st.integers(0, 1000)
 DELTA = ("messages", "log")
@@ -123,19 +125,27 @@ class Savers(RuleBasedStateMachine):
         self.ours = []
 
     @initialize(
-        serde=st.sampled_from(["plain", "plain", "encrypted", "pickle"]), exact=st.booleans(), kind=st.integers(0, 2)
-    )
-    def begin(self, serde, exact, kind):
+        serde=st.sampled_from(["plain", "plain", "encrypted", "pickle"]), exact=st.booleans(), kind=st.integers(0, 2),
+        tiny=st.booleans(),
+    )  # fmt: skip
+    def begin(self, serde, exact, kind, tiny):
         plain = JsonPlusSerializer(allowed_msgpack_modules=None, pickle_fallback=serde == "pickle")
         self.serde = EncryptedSerializer(Cipher(), plain) if serde == "encrypted" else plain
-        self.exact, self.kind = exact, kind
+        self.exact, self.kind, self.tiny = exact, kind, tiny
         self.reference = Reference(serde=self.serde)
         self.ours = [self.opened(), self.opened()]
         self.kept, self.early = {}, {}
         self.clock, self.last = 9, ("a", "")
 
     def opened(self):
-        return EventStoreSaver(str(self.folder / "runs.db"), serde=self.serde, durability="normal", exact=self.exact)
+        """A saver of its own on the file; one whose store folds at every turn, where that was chosen."""
+        path = str(self.folder / "runs.db")
+        store = es.open(path, durability="normal", fold_policy=TINY) if self.tiny else path
+        return EventStoreSaver(store, serde=self.serde, durability="normal", exact=self.exact)
+
+    def close(self, saver):
+        saver.close()
+        saver.store.close()
 
     def tick(self):
         self.clock += 1
@@ -289,16 +299,18 @@ class Savers(RuleBasedStateMachine):
         if bases:
             self.ours[which].store.drop_bases()
         else:
-            self.ours[which].close()
+            self.close(self.ours[which])
             self.ours[which] = self.opened()
 
     # The laws
 
     def seen(self, found):
-        """A tuple to the letter, but for a parent that is not shown any more: it may be named or not."""
+        """A tuple to the letter, but for a parent that is not shown, never or no more: it may be named or not."""
         told = exact(found)
-        if told and told["parent"] in self.reference.hidden:
-            told["parent"] = None
+        if told and told["parent"]:
+            thread, namespace, name = told["parent"]
+            if name not in self.reference.storage[thread][namespace] or told["parent"] in self.reference.hidden:
+                told["parent"] = None
         return told
 
     @rule(
@@ -376,9 +388,9 @@ class Savers(RuleBasedStateMachine):
             assert report.ok, report.problems
             last = self.opened()
             self.everything_is_the_same(last)
-            last.close()
+            self.close(last)
         for saver in self.ours:
-            saver.close()
+            self.close(saver)
         shutil.rmtree(self.folder)
 
 

@@ -334,7 +334,8 @@ with EventStoreSaver.from_conn_string({path!r}) as saver:
 
 @pytest.mark.usefixtures("ours")
 def test_a_run_is_resumed_in_another_process(make_saver, path, request):
-    for given in ('{"log": ["begin"]}', 'Command(resume="ana")', "Command(resume=7)"):
+    asking(make_saver()).invoke({"log": ["begin"]}, T)
+    for given in ('Command(resume="ana")', "Command(resume=7)"):
         code = CHILD.format(folder=str(request.path.parent), path=path, given=given)
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     graph = asking(make_saver())

@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from eventstore import chain, log, scopes
+from eventstore.bases import Net
 from eventstore.codec import Envelope, as_column, encode_body, envelope, json_encode
 from eventstore.errors import TraceErased, TraceExists, TraceNotFound, WrongExpectedVersion
 from eventstore.event import TraceForked, TraceStarted
+from eventstore.fold import apply, apply_control
+from eventstore.link import between
 from eventstore.log import Head, TraceRow
-from eventstore.pending import Statement
+from eventstore.pending import Pending, Statement
 from eventstore.policy import AdaptiveFold
 from eventstore.reduce import ReducerRegistry
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
@@ -39,8 +42,8 @@ LINES = 256
 GIVEN = 32
 """Of how many checkpoints, handed out for a run to go on from, the items of lists are remembered."""
 ATTEMPTS = 16
-LINE_POLICY = AdaptiveFold(min_tail_rows=128)
-"""Fewer links than by default, so that less than one step in a hundred makes one; a step's row is short to read."""
+LINE_POLICY = AdaptiveFold(max_link_bytes=65_536)
+"""Shorter links than by default: here they are made in memory, of states that share what did not change."""
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
 Items = dict[str, tuple[Any, ...]]
@@ -49,7 +52,8 @@ Items = dict[str, tuple[Any, ...]]
 class Line(NamedTuple):
     """A line of checkpoints as this process knows it.
 
-    `scope`: the scope's row id; `name`, `seq`: its last checkpoint; `items`: of the lists then.
+    `scope`: the scope's row id; `name`, `seq`: its last checkpoint; `items`: of the lists then; `base`: where the
+    newest base stands, and the state there, of which the next one is made.
     """
 
     trace: Trace
@@ -57,6 +61,7 @@ class Line(NamedTuple):
     name: str
     seq: int
     items: Items
+    base: tuple[int, Snapshot] | None = None
 
 
 def label_of(key: ScopeKey) -> str:
@@ -188,9 +193,13 @@ class Lines:
         seq = line.seq + len(wire)
         pending = trace._prepare(wire, draft, events, line.seq, None, opaque=True, policy=self._policy)
         pending.extras.append(put.row(line.scope, seq, data))
+        if pending.fold is not None and pending.fold.kind == "link" and line.base is not None:
+            pending.net = _net(line.base, state, control, pending, trace._tail_bytes)
         trace._commit(pending)
-        self._windows.keep(trace._row.id, seq, Snapshot(dict(state), dict(control)))
-        self._keep(key, Line(trace, line.scope, put.checkpoint["id"], seq, items))
+        now = _copied(state, control)
+        self._windows.keep(trace._row.id, seq, now)
+        base = line.base if pending.folded is None else (seq, now)
+        self._keep(key, Line(trace, line.scope, put.checkpoint["id"], seq, items, base))
 
     def _begin(self, serde: Serializer, key: ScopeKey, put: Put) -> None:
         """A new trace: a fork at the parent, or one of its own where no parent is known."""
@@ -281,3 +290,24 @@ def _latest(value: Any, remembered: tuple[Any, ...] | None, given: tuple[Any, ..
     if type(value) is not list or given is None or remembered is None:
         return remembered if given is None else given
     return remembered if value and remembered and value[0] is remembered[0] else given
+
+
+def _copied(state: Mapping[str, Any], control: Mapping[str, Any]) -> Snapshot:
+    """The live state as it is now: what the next commits extend in place is copied."""
+    return Snapshot(dict(state), {key: dict(value) if type(value) is dict else value for key, value in control.items()})
+
+
+def _net(
+    base: tuple[int, Snapshot], state: Mapping[str, Any], control: Mapping[str, Any], pending: Pending, tail_bytes: int
+) -> Net | None:
+    """The link from the base to the state after this commit; nothing of it is read from the log."""
+    after = _copied(state, control)
+    for key, op, value in pending.live:
+        apply(after.state, key, op, value)
+    for key, op, value in pending.control:
+        apply_control(after.control, key, op, value)
+    link = between(base[1], after)
+    if link is None:
+        return None
+    covered = tail_bytes + pending.size_bytes
+    return Net(base[0], link.encode(covered), covered, after.control["steps"])
