@@ -41,10 +41,8 @@ READERS = (
     " WHERE r.trace = ? ORDER BY s.id"
 )
 ALL = 2**62
-REMEDIES = {
-    "langgraph": "EventStoreSaver.delete_thread({0!r}) deletes it, prune([{0!r}]) all of it but the newest checkpoint"
-}
-"""How an adapter's thread is deleted."""
+REMEDIES = {"langgraph": " (see EventStoreSaver.delete_thread and prune)"}
+"""What removes an adapter's thread, or some of it."""
 BRANCHES = ("held/", "failed/", "intent/", "retry/", "calls/")
 """What a branch has in control from its beginning to the join, under NODE/BRANCH."""
 LOOKED_BACK_SEQS = 256
@@ -114,12 +112,12 @@ def forks(
 
 
 def threads(connection: apsw.Connection, trace: TraceRow, action: str) -> Iterator[RetentionBlocker]:
-    """Threads of another framework that read the trace; what to say to their adapter stands in the reason."""
+    """Threads of another framework that read the trace, and what removes them."""
     rows: Any = connection.execute(READERS, (trace.id,))
     for adapter, thread_id, namespace in rows:
         within = f", namespace {namespace!r}," if namespace else ""
-        remedy = REMEDIES.get(adapter, "delete it there").format(thread_id)
-        yield RetentionBlocker(action, "thread", f"thread {thread_id!r} of {adapter}{within} reads it: {remedy}")
+        reason = f"thread {thread_id!r}{within} of {adapter}{REMEDIES.get(adapter, '')}"
+        yield RetentionBlocker(action, "thread", reason)
 
 
 def of_trim(

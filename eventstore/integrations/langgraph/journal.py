@@ -22,6 +22,7 @@ from eventstore.errors import LogCorrupted, TraceErased, TraceNotFound, WrongExp
 from eventstore.event import TraceStarted
 from eventstore.log import LogRow, TraceRow
 from eventstore.opaque import Opaque
+from eventstore.pending import Pending
 from eventstore.reduce import ReducerRegistry
 from eventstore.scope_event import packed_id, unpacked_id
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
@@ -61,12 +62,19 @@ def writes_of(serde: Serializer, checkpoint: str, writes: Sequence[tuple[str, An
 class Waiting:
     """Writes that wait to be committed, and what became of them."""
 
-    __slots__ = ("error", "is_done", "writes")
+    __slots__ = ("error", "gate", "is_done", "writes")
 
-    def __init__(self, writes: Writes) -> None:
+    def __init__(self, writes: Writes, gate: threading.Event | None) -> None:
         self.writes = writes
+        self.gate = gate
         self.is_done = False
         self.error: BaseException | None = None
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """They are committed, or not because of that."""
+        self.error, self.is_done = error, True
+        if self.gate is not None:
+            self.gate.set()
 
 
 class Queue:
@@ -82,23 +90,61 @@ class Queue:
 
 
 class Journals:
-    """The journals of one store. Thread-safe."""
+    """The journals of one store. Thread-safe.
 
-    def __init__(self, store: Store) -> None:
+    `wait_ms`: how long writes wait for the next checkpoint, to be committed with it.
+    """
+
+    def __init__(self, store: Store, wait_ms: float = 0) -> None:
         self._store = store
+        self._wait_s = wait_ms / 1000
         self._lock = threading.Lock()
         self._queues: OrderedDict[ScopeKey, Queue] = OrderedDict()
 
     def put(self, key: ScopeKey, *writes: Writes) -> None:
         """Commit writes, each of one task, together. Raises storage errors."""
-        mine, queue = [Waiting(one) for one in writes], self._queue(key)
+        gate = threading.Event() if self._wait_s else None
+        mine, queue = [Waiting(one, gate) for one in writes], self._queue(key)
         queue.waiting.extend(mine)
+        if gate is not None:
+            gate.wait(self._wait_s)
         with queue.lock:
             if not all(waiting.is_done for waiting in mine):
-                self._commit(key, queue)
+                self._commit(key, queue, _drained(queue))
         for waiting in mine:
             if waiting.error is not None:
                 raise waiting.error
+
+    def commit_with(self, key: ScopeKey, line: Trace, pending: Pending) -> None:
+        """Commit a checkpoint, and in the same transaction the writes that wait. Raises as `Trace.append`."""
+        with self._lock:
+            queue = self._queues.get(key)
+        if queue is None or not queue.waiting or not queue.lock.acquire(blocking=False):
+            line._commit(pending)
+            return
+        try:
+            trace, batch = queue.trace or self._find(key, queue), _drained(queue)
+            if trace is None or not batch:
+                self._commit(key, queue, batch)
+                line._commit(pending)
+                return
+            along = self._pending(trace, queue, [waiting.writes for waiting in batch])
+            with line._lock, trace._lock:
+                self._store._writer.commit_batch([along, pending])
+                if pending.error is None:
+                    line._acknowledge(pending)
+                if along.error is None:
+                    trace._acknowledge(along)
+            if along.error is None:
+                for waiting in batch:
+                    waiting.settle()
+            else:
+                queue.trace = None
+                self._commit(key, queue, batch)
+            if pending.error is not None:
+                raise pending.error
+        finally:
+            queue.lock.release()
 
     def forget(self) -> None:
         """What is remembered may be gone."""
@@ -115,11 +161,9 @@ class Journals:
             self._queues.move_to_end(key)
             return queue
 
-    def _commit(self, key: ScopeKey, queue: Queue) -> None:
-        """Holding the queue's lock: commit all that waits."""
-        batch = []
-        while queue.waiting:  # whoever comes meanwhile goes along, or finds the lock free again
-            batch.append(queue.waiting.popleft())
+    def _commit(self, key: ScopeKey, queue: Queue, batch: list[Waiting]) -> None:
+        """Holding the queue's lock: commit these, and tell them."""
+        failure: BaseException | None = None
         try:
             for attempt in range(ATTEMPTS):
                 try:
@@ -130,23 +174,24 @@ class Journals:
                     if attempt == ATTEMPTS - 1:
                         raise
         except BaseException as error:
-            for waiting in batch:
-                waiting.error = error
-        finally:
-            for waiting in batch:
-                waiting.is_done = True
+            failure = error
+        for waiting in batch:
+            waiting.settle(failure)
 
     def _append(self, key: ScopeKey, queue: Queue, batch: list[Writes]) -> None:
-        events = [writes.envelope() for writes in batch]
         trace = queue.trace or self._find(key, queue)
         if trace is None:
-            self._begin(key, queue, batch, events)
-            return
+            self._begin(key, queue, batch)
+        else:
+            trace._commit(self._pending(trace, queue, batch))
+
+    def _pending(self, trace: Trace, queue: Queue, batch: list[Writes]) -> Pending:
+        events = [writes.envelope() for writes in batch]
         expected = trace.version
         pending = trace._prepare(events, None, events, expected, None, opaque=True)
         for seq, writes in enumerate(batch, expected + 1):
             pending.extras.append(scopes.writes_put(queue.scope, writes.checkpoint, seq))
-        trace._commit(pending)
+        return pending
 
     def _find(self, key: ScopeKey, queue: Queue) -> Trace | None:
         with self._store._database.reader() as connection:
@@ -158,7 +203,8 @@ class Journals:
         queue.scope, queue.trace = scope.id, Trace(self._store, row, head, ReducerRegistry())
         return queue.trace
 
-    def _begin(self, key: ScopeKey, queue: Queue, batch: list[Writes], events: list[Envelope]) -> None:
+    def _begin(self, key: ScopeKey, queue: Queue, batch: list[Writes]) -> None:
+        events = [writes.envelope() for writes in batch]
         store, trace_id = self._store, uuid7()
         label = label_of(key) + " (writes)"
         wire = [envelope(TraceStarted(label, {})), Envelope("scope_entered", list(key)), *events]
@@ -175,6 +221,14 @@ class Journals:
         if scope is not None:
             queue.scope = scope.id
             queue.trace = Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
+
+
+def _drained(queue: Queue) -> list[Waiting]:
+    """Holding the queue's lock: all that waits. Whoever comes meanwhile goes along, or finds the lock free again."""
+    batch = []
+    while queue.waiting:
+        batch.append(queue.waiting.popleft())
+    return batch
 
 
 def read(connection: Any, path: str, row: ScopeCheckpoint) -> list[Writes]:

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -47,6 +47,7 @@ LINE_POLICY = AdaptiveFold(max_link_bytes=65_536)
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
 Items = dict[str, tuple[Any, ...]]
+Commit = Callable[[ScopeKey, Trace, Pending], object]
 
 
 class Line(NamedTuple):
@@ -102,11 +103,13 @@ class Put:
 class Lines:
     """The lines of one store. Thread-safe: puts of one scope go one after the other.
 
-    `exact`: find what became of a list by its bytes, not by the identity of its items.
+    `exact`: find what became of a list by its bytes, not by the identity of its items. `commit`: what commits a
+    checkpoint of a scope to its line, perhaps with more.
     """
 
-    def __init__(self, store: Store, windows: Windows, exact: bool) -> None:
+    def __init__(self, store: Store, windows: Windows, exact: bool, commit: Commit | None = None) -> None:
         self._store = store
+        self._commit = commit or (lambda _, trace, pending: trace._commit(pending))
         self._windows = windows
         self._exact = exact
         self._policy = LINE_POLICY if store.fold_policy == AdaptiveFold() else None
@@ -195,7 +198,7 @@ class Lines:
         pending.extras.append(put.row(line.scope, seq, data))
         if pending.fold is not None and pending.fold.kind == "link" and line.base is not None:
             pending.net = _net(line.base, state, control, pending, trace._tail_bytes)
-        trace._commit(pending)
+        self._commit(key, trace, pending)
         now = _copied(state, control)
         self._windows.keep(trace._row.id, seq, now)
         base = line.base if pending.folded is None else (seq, now)
