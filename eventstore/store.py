@@ -505,17 +505,17 @@ class Store:
         """Delete the history behind the step boundary `before`, which becomes the trace's root.
 
         Every state from `before` on stays as it is; looking behind it raises Trimmed. What goes must verify. Raises
-        LogCorrupted where it is damaged; RetentionBlocked for a fork, a checkpoint, an open barrier or an open parallel
-        step behind it, or an append younger than `retry_window_s` (its `append_id` could come again);
-        NotAStepBoundary, SeqOutOfRange, TraceNotFound, ValueError for no window.
+        LogCorrupted where it is damaged; RetentionBlocked for a trace that an adapter's thread reads, for a fork, a
+        checkpoint, an open barrier or an open parallel step behind it, or an append younger than `retry_window_s` (its
+        `append_id` could come again); NotAStepBoundary, SeqOutOfRange, TraceNotFound, ValueError for no window.
         """
         return retention.trim(self, trace_id, before, retry_window_s)
 
     def erase(self, trace_id: str, *, by: str | None = None, cascade: bool = False) -> list[Removed]:
         """Erase a trace for good: its content leaves the file and the WAL, a tombstone says who and when.
 
-        Backups and exports are out of reach. Raises RetentionBlocked while a living process runs it, and when forks
-        share its history, unless `cascade` erases them too; TraceNotFound, TraceErased.
+        Backups and exports are out of reach. Raises RetentionBlocked while a living process runs it or an adapter's
+        thread reads it, and when forks share its history, unless `cascade` erases them too; TraceNotFound, TraceErased.
         """
         return retention.erase(self, trace_id, by, cascade)
 

@@ -49,7 +49,7 @@ class Windows:
         self._held: OrderedDict[tuple[int, int], tuple[dict[int, Snapshot], int]] = OrderedDict()
         self._where: dict[tuple[int, int], tuple[int, int]] = {}
         self._bytes = 0
-        self._asked: set[tuple[int, int]] = set()
+        self._asked: set[int] = set()
         self._bases: dict[int, Snapshot] = {}
         self._base_bytes = 0
         self._tips: OrderedDict[int, tuple[int, Snapshot]] = OrderedDict()
@@ -73,7 +73,7 @@ class Windows:
     def _read(self, connection: Any, trace: int, seq: int) -> tuple[int | None, dict[int, Snapshot]]:
         """The states from the base before `seq` to it, by seq, and where that base stands, 0 for none.
 
-        Of a stretch that nobody asked for before only the state at `seq`, and None.
+        Of a trace that nobody has read before only the state at `seq`, and None.
         """
         row = log.trace_by_row(connection, trace)
         segments = log.lineage(connection, row, seq)
@@ -84,7 +84,7 @@ class Windows:
             restored = bases.restore(connection, self._store.path, segments, seq, row.trace_id)
             return None, {seq: Snapshot(restored.state, restored.control)}
         start = 0 if base is None else base.seq
-        is_known = self._is_known(trace, start)
+        is_known = self._is_known(trace)
         window = {start: below}
         state, control, last = _own(below.state), _own(below.control), start
         for first_seq, n, body in log.rows(connection, segments, start):
@@ -137,14 +137,14 @@ class Windows:
                 self._bases[base.id] = found
         return found
 
-    def _is_known(self, trace: int, start: int) -> bool:
-        """Whether that stretch was asked for before: who reads one place of it may never read another."""
+    def _is_known(self, trace: int) -> bool:
+        """Whether the trace was read before: who reads one place of it may never read another."""
         with self._lock:
-            if (trace, start) in self._asked:
+            if trace in self._asked:
                 return True
             if len(self._asked) >= ASKED:
                 self._asked.clear()
-            self._asked.add((trace, start))
+            self._asked.add(trace)
             return False
 
     def keep(self, trace: int, seq: int, snapshot: Snapshot) -> None:

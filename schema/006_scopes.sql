@@ -19,6 +19,8 @@ CREATE TABLE scope_trace (
   PRIMARY KEY (trace, scope)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX scope_trace_scope ON scope_trace (scope);
+
 CREATE TABLE scope_checkpoint (
   scope    INTEGER NOT NULL REFERENCES scope (id),
   name     TEXT NOT NULL,                           -- the framework's id of it

@@ -398,7 +398,7 @@ class TestFuzz(Savers.TestCase):
     """Warnings are errors: in a file that nobody damages, no base is ever found to be damaged."""
 
     if os.environ.get("HYPOTHESIS_PROFILE") != "long":
-        settings = settings(max_examples=15, stateful_step_count=25)
+        settings = settings(max_examples=12, stateful_step_count=25)
 
     def runTest(self):
         with warnings.catch_warnings():

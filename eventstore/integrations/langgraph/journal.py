@@ -115,24 +115,27 @@ class Journals:
             if waiting.error is not None:
                 raise waiting.error
 
-    def commit_with(self, key: ScopeKey, line: Trace, pending: Pending) -> None:
-        """Commit a checkpoint, and in the same transaction the writes that wait. Raises as `Trace.append`."""
+    def commit_with(self, key: ScopeKey, append: Append, line: Trace | None) -> None:
+        """Commit a checkpoint, and in the same transaction the writes that wait. Raises as `Trace.append`.
+
+        `append`: its commit, a `Pending` one of `line`; or, without a line, one that begins a trace.
+        """
         with self._lock:
             queue = self._queues.get(key)
         if queue is None or not queue.waiting or not queue.lock.acquire(blocking=False):
-            line._commit(pending)
+            self._alone(append, line)
             return
         try:
             trace, batch = queue.trace or self._find(key, queue), _drained(queue)
             if trace is None or not batch:
                 self._commit(key, queue, batch)
-                line._commit(pending)
+                self._alone(append, line)
                 return
             along = self._pending(trace, queue, [waiting.writes for waiting in batch])
-            with line._lock, trace._lock:
-                self._store._writer.commit_batch([along, pending])
-                if pending.error is None:
-                    line._acknowledge(pending)
+            with trace._lock if line is None else line._lock, trace._lock:
+                self._store._writer.commit_batch([along, append])
+                if append.error is None and line is not None and isinstance(append, Pending):
+                    line._acknowledge(append)
                 if along.error is None:
                     trace._acknowledge(along)
             if along.error is None:
@@ -141,10 +144,16 @@ class Journals:
             else:
                 queue.trace = None
                 self._commit(key, queue, batch)
-            if pending.error is not None:
-                raise pending.error
+            if append.error is not None:
+                raise append.error
         finally:
             queue.lock.release()
+
+    def _alone(self, append: Append, line: Trace | None) -> None:
+        if line is not None and isinstance(append, Pending):
+            line._commit(append)
+        else:
+            self._store._writer.commit(append)
 
     def forget(self) -> None:
         """What is remembered may be gone."""

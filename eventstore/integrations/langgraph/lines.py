@@ -47,7 +47,7 @@ LINE_POLICY = AdaptiveFold(max_link_bytes=65_536)
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
 Items = dict[str, tuple[Any, ...]]
-Commit = Callable[[ScopeKey, Trace, Pending], object]
+Commit = Callable[[ScopeKey, Append, Trace | None], object]
 
 
 class Line(NamedTuple):
@@ -107,9 +107,9 @@ class Lines:
     checkpoint of a scope to its line, perhaps with more.
     """
 
-    def __init__(self, store: Store, windows: Windows, exact: bool, commit: Commit | None = None) -> None:
+    def __init__(self, store: Store, windows: Windows, exact: bool, commit: Commit) -> None:
         self._store = store
-        self._commit = commit or (lambda _, trace, pending: trace._commit(pending))
+        self._commit = commit
         self._windows = windows
         self._exact = exact
         self._policy = LINE_POLICY if store.fold_policy == AdaptiveFold() else None
@@ -198,7 +198,7 @@ class Lines:
         pending.extras.append(put.row(line.scope, seq, data))
         if pending.fold is not None and pending.fold.kind == "link" and line.base is not None:
             pending.net = _net(line.base, state, control, pending, trace._tail_bytes)
-        self._commit(key, trace, pending)
+        self._commit(key, pending, trace)
         now = _copied(state, control)
         self._windows.keep(trace._row.id, seq, now)
         base = line.base if pending.folded is None else (seq, now)
@@ -237,7 +237,7 @@ class Lines:
         row = (0, after + 1, len(wire), own_id, at_us, digest, as_column(body))
         append = Append(trace_id, row, new_trace=(trace_id, label, owner, after, at_us))
         append.extras = [*scopes.entered(key), put.row(None, seq, data)]
-        store._writer.commit(append)
+        self._commit(key, append, None)
         made = TraceRow(append.row[0], trace_id, label, owner, after, at_us, "running")
         trace = Trace(store, made, Head(seq, digest, at_us), ReducerRegistry())
         with store._database.reader() as connection:

@@ -109,8 +109,8 @@ class ThreadImport:
 
     def _put(self, space: Namespace, there: Rows) -> tuple[int, int]:
         """Put what is not there; how many checkpoints and writes."""
-        lines = Lines(self._store, Windows(self._store), exact=False)
         journals = Journals(self._store)
+        lines = Lines(self._store, Windows(self._store), exact=False, commit=journals.commit_with)
         held: Held = {}
         checkpoints = writes = 0
         for name in space.order:
