@@ -33,6 +33,7 @@ INSERT = (
     "INSERT OR IGNORE INTO base (trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, at_us, checksum,"
     " steps, steps_crc, reason, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+NEXT_SEQ = "SELECT seq FROM base WHERE trace = ? AND seq >= ? ORDER BY seq LIMIT 1"
 STEPS_AT = "SELECT steps, steps_crc FROM base WHERE id = ?"
 BEFORE_STEP = (
     "SELECT seq, steps, steps_crc FROM base WHERE trace = ? AND steps < ? AND seq > ? AND seq <= ?"
@@ -258,6 +259,12 @@ def nearest(connection: apsw.Connection, segments: list[Segment], seq: int, sql:
         if root_seq(connection, segment.trace):
             return None  # what stands below a root has a hole between
     return None
+
+
+def next_seq(connection: apsw.Connection, trace: int, seq: int) -> int | None:
+    """Where the first base of the trace's own at `seq` or after it stands."""
+    row: Any = connection.execute(NEXT_SEQ, (trace, seq)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def by_id(connection: apsw.Connection, base_id: int) -> Base | None:

@@ -27,6 +27,8 @@ PLACE_BYTES = 2048
 TIPS = 256
 """How many traces' ends are kept."""
 ASKED = 4096
+STRETCH_SEQS = 2048
+"""How far beyond a place its neighbours are kept, where no base comes sooner."""
 
 
 class Snapshot(NamedTuple):
@@ -71,7 +73,7 @@ class Windows:
         return window[seq]
 
     def _read(self, connection: Any, trace: int, seq: int) -> tuple[int | None, dict[int, Snapshot]]:
-        """The states from the base before `seq` to it, by seq, and where that base stands, 0 for none.
+        """The states from the base before `seq` to the one after it, by seq, and where it begins, 0 for no base.
 
         Of a trace that nobody has read before only the state at `seq`, and None.
         """
@@ -85,6 +87,9 @@ class Windows:
             return None, {seq: Snapshot(restored.state, restored.control)}
         start = 0 if base is None else base.seq
         is_known = self._is_known(trace)
+        if is_known:  # as far as the base after it: whoever looks around here finds it all
+            upto = bases.next_seq(connection, trace, seq) or log.head(connection, row).version
+            segments = log.lineage(connection, row, min(max(seq, upto), seq + STRETCH_SEQS))
         window = {start: below}
         state, control, last = _own(below.state), _own(below.control), start
         for first_seq, n, body in log.rows(connection, segments, start):
@@ -97,10 +102,10 @@ class Windows:
                     fold_rows(control, state, decode_rows(body))
             except (ValueError, TypeError, KeyError, StateError) as error:
                 raise LogCorrupted(self._store.path, row.trace_id, first_seq, str(error)) from error
-        if last != seq:
-            raise LogCorrupted(self._store.path, row.trace_id, seq, "no commit ends here")
-        if not is_known:
+        if not is_known and last == seq:
             return None, {seq: Snapshot(state, control)}
+        if seq not in window:
+            raise LogCorrupted(self._store.path, row.trace_id, seq, "no commit ends here")
         return start, window
 
     def _base(self, connection: Any, base_id: int) -> Snapshot | None:
