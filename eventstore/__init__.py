@@ -94,6 +94,7 @@ from .past import Past
 from .pending import ANY, Appended
 from .plan import Included
 from .policy import AdaptiveFold, FoldDecision, FoldEvery, FoldInput, FoldPolicy, GeometricFold, NeverFold
+from .readable import readable
 from .record import BarrierDecisionRecord, ExecutionEntry, ExecutionMetadata, ExecutionTrace, GraphResult
 from .recorded import RecordedEvent
 from .reduce import Reducer, ReducerRegistry
@@ -305,6 +306,7 @@ __all__ = [
     "export_analysis",
     "load",
     "open",
+    "readable",
     "replay",
     "resume",
     "resume_async",

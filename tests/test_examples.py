@@ -202,3 +202,13 @@ def test_time_travel_asks_everything_of_a_run(tmp_path: Path) -> None:
     assert told.endswith("Replayed, the graph does the same: True\n")
     drawn = (tmp_path / "run.svg").read_text("utf-8")
     assert drawn.startswith("<svg") and "waited" in drawn and "look_up" in drawn
+
+
+def test_a_langgraph_agent_asks_and_goes_two_ways(tmp_path: Path) -> None:
+    told = output(tmp_path, "langgraph_agent.py")
+    assert told.startswith("It asks: Refund 40?\nAnswered yes: We refunded 40.\nWith 30 instead: We refunded 30.\n")
+    assert "total: 40 -> 30\npaid: + 30\n" in told
+    assert "  step 3, look_up: 40\n  step 4, update: 30\n" in told
+    with es.open(tmp_path / "eventstore.db", create=False) as store:
+        assert store.verify().ok
+        assert [thread.thread_id for thread in store.threads()] == ["order-7"]

@@ -142,9 +142,9 @@ def interrupts(saver, how):
 
 
 def without_ids(found):
-    """A result of invoke, its interrupts by their values."""
+    """A result of invoke, its interrupts by their values, which parallel nodes raise in any order."""
     if isinstance(found, dict) and "__interrupt__" in found:
-        return {**found, "__interrupt__": [one.value for one in found["__interrupt__"]]}
+        return {**found, "__interrupt__": sorted(repr(one.value) for one in found["__interrupt__"])}
     return found
 
 
