@@ -3,40 +3,29 @@
 A copy is a list of places: both threads read the same traces, each goes on with its own. What is deleted leaves its
 rows at once, and its traces as soon as nothing else reads them. A delta channel's value is made of the writes of
 earlier checkpoints, back to one that holds a value: those that a kept checkpoint needs become ghosts, never listed.
-Pruning puts what is kept into a new trace and a new journal, so that the old ones can be erased whole.
+How pruning keeps the rest: `pruning.py`.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
 
-from eventstore import chain, scopes
-from eventstore.codec import Envelope, as_column, encode_body, envelope
-from eventstore.event import TraceStarted
+from eventstore import scopes
+from eventstore.errors import LogCorrupted, TraceNotFound
 from eventstore.retention import release_pages
 from eventstore.scopes import Scope, ScopeCheckpoint, ScopeKey
-from eventstore.store import Store, uuid7
-from eventstore.windows import Snapshot, Windows
-from eventstore.writer import Append
+from eventstore.store import Store
+from eventstore.windows import Windows
 
-from . import journal
-from .bodies import moved_data, nodes_of
-from .channels import ChannelDraft
-from .journal import Writes
-from .lines import label_of
+from .pruning import BY, Act, Rows, replanted
 from .reading import ADAPTER
-from .values import change_of_bytes
 
-BY = "langgraph"
-ATTEMPTS = 16
-_random = random.Random()
+UNDISTURBED = 4
+"""How often an act is planned while others may write."""
 _json = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
 
 
 class Removing:
@@ -107,45 +96,78 @@ class Removing:
         parents = metadata.get("parents")
         return isinstance(parents, dict) and parents.get("") in over
 
-    def _done(self, found: Sequence[Scope]) -> None:
+    def _done(self, found: list[Scope]) -> None:
         for scope in found:
             self._forget(ScopeKey(ADAPTER, scope.thread_id, scope.namespace))
         if found:
             release_pages(self._store)
 
-    def _settle(self, scope: Scope, goes: Callable[[Mapping[str, ScopeCheckpoint]], set[str]]) -> None:
+    def _settle(self, scope: Scope, goes: Callable[[Rows], set[str]]) -> None:
         """Delete the live checkpoints that go, but for what the others need of them."""
-        for _ in range(ATTEMPTS):
-            with self._store._database.reader() as connection:
-                rows = scopes.every(connection, scope.id)
+
+        def plan(rows: Rows) -> Act:
             going = goes(rows)
-            kept = [name for name, row in rows.items() if row.status == "live" and name not in going]
+            kept = {name for name, row in rows.items() if row.status == "live" and name not in going}
             needed = self._needed(rows, kept)
-            ghosts = [name for name, row in rows.items() if name in needed and name not in kept]
-            removed = [
+            ghosts = [name for name in rows if name in needed and name not in kept]
+            gone = [
                 name
                 for name, row in rows.items()
                 if name not in needed and name not in kept and (row.status != "announced" or not kept)
             ]
+            return lambda connection: scopes.remove(connection, scope, gone, ghosts, BY)
 
-            if self._remove(scope, rows, removed, ghosts):
+        self._act(scope, plan)
+
+    def _prune(self, scope: Scope) -> None:
+        """Keep the latest checkpoint, and what its delta channels need."""
+
+        def plan(rows: Rows) -> Act | None:
+            live = [name for name, row in rows.items() if row.status == "live"]
+            if not live:
+                return None
+            stay, at = {max(live): None}, rows[max(live)]
+            needed = self._needed(rows, stay)
+            while at.parent is not None and at.parent in needed and at.parent not in stay:
+                stay[at.parent], at = None, rows[at.parent]
+            announced = [row for row in rows.values() if row.status == "announced"]
+            if len(live) == 1 and len(stay) + len(announced) == len(rows):
+                return None
+            return replanted(
+                self._store, self._windows, scope, rows, [rows[name] for name in reversed(stay)], announced
+            )
+
+        self._act(scope, plan)
+
+    def _act(self, scope: Scope, plan: Callable[[Rows], Act | None]) -> None:
+        """Plan on what was read, and act where nobody came between; at last plan while nobody can."""
+        for _ in range(UNDISTURBED):
+            with self._store._database.reader() as connection:
+                rows = scopes.every(connection, scope.id)
+            try:
+                act = plan(rows)
+            except (LogCorrupted, TraceNotFound):
+                continue  # it was moved while it was read, or is damaged, which the last attempt tells
+            if act is None or self._store._writer.write(self._unless_changed(scope, rows, act), sync=True):
                 return
-        raise self._store._database.busy()
 
-    def _remove(
-        self, scope: Scope, rows: Mapping[str, ScopeCheckpoint], names: Sequence[str], ghosts: Sequence[str]
-    ) -> bool:
-        """Unless another writer came between."""
+        def at_once(connection: Any) -> None:
+            act = plan(scopes.every(connection, scope.id))
+            if act is not None:
+                act(connection)
 
+        self._store._writer.write(at_once, sync=True)
+
+    def _unless_changed(self, scope: Scope, rows: Rows, act: Act) -> Callable[[Any], bool]:
         def work(connection: Any) -> bool:
             if scopes.every(connection, scope.id) != rows:
                 return False
-            scopes.remove(connection, scope, names, ghosts, BY)
+            act(connection)
             return True
 
-        return self._store._writer.write(work, sync=True)
+        return work
 
-    def _needed(self, rows: Mapping[str, ScopeCheckpoint], kept: Iterable[str]) -> dict[str, set[str]]:
+    def _needed(self, rows: Rows, kept: Iterable[str]) -> dict[str, set[str]]:
         """The checkpoints whose writes a delta channel of a kept one is made of, and which channels."""
         needed: dict[str, set[str]] = {}
         for name in kept:
@@ -169,122 +191,3 @@ class Removing:
         metadata = {} if row.metadata is None else _json(row.metadata)
         counters = metadata.get("counters_since_delta_snapshot")
         return set(counters) if isinstance(counters, dict) else set()
-
-    def _prune(self, scope: Scope) -> None:
-        for _ in range(ATTEMPTS):
-            with self._store._database.reader() as connection:
-                rows = scopes.every(connection, scope.id)
-            live = [name for name, row in rows.items() if row.status == "live"]
-            if not live:
-                return
-            latest = rows[max(live)]
-            needed = self._needed(rows, [latest.name])
-            stay, name = [latest], latest.parent
-            while name is not None and name in needed and rows[name] not in stay:
-                stay.append(rows[name])
-                name = rows[name].parent
-            stay.reverse()
-            announced = [row for row in rows.values() if row.status == "announced"]
-            if len(live) == 1 and len(stay) + len(announced) == len(rows):
-                return
-            if self._replant(scope, rows, stay, announced):
-                return
-        raise self._store._database.busy()
-
-    def _replant(
-        self,
-        scope: Scope,
-        rows: Mapping[str, ScopeCheckpoint],
-        stay: Sequence[ScopeCheckpoint],
-        announced: Sequence[ScopeCheckpoint],
-    ) -> bool:
-        """Put what stays into a new line and a new journal; False where another writer came between."""
-        key = ScopeKey(ADAPTER, scope.thread_id, scope.namespace)
-        line = Planting(key, label_of(key))
-        before: Snapshot = Snapshot({}, {})
-        places: dict[str, int] = {}
-        for row in stay:
-            assert row.trace is not None and row.seq is not None
-            snapshot = self._windows.at(row.trace, row.seq)
-            places[row.name] = line.checkpoint(row, snapshot, before)
-            before = snapshot
-        book = Planting(key, line.label + " (writes)")
-        with self._store._database.reader() as connection:
-            if scopes.every(connection, scope.id) != rows:
-                return False
-            path = self._store.path
-            written = {
-                row.name: [book.writes(writes) for writes in journal.read(connection, path, row)]
-                for row in (*stay, *announced)
-            }
-
-        def work(connection: Any) -> bool:
-            if scopes.every(connection, scope.id) != rows:
-                return False
-            trace = line.plant(self._store)
-            scopes.reads(connection, scope.id, trace)
-            book_trace = book.plant(self._store) if any(written.values()) else None
-            if book_trace is not None:
-                scopes.reads(connection, scope.id, book_trace)
-            scopes.set_journal(connection, scope.id, book_trace)
-            for row in (*stay, *announced):
-                writes = _encode([(book_trace, seq) for seq in written[row.name]]).decode()
-                moved = row._replace(parent=None if row is stay[0] else row.parent, writes=writes)
-                if row.name in places:
-                    moved = moved._replace(trace=trace, seq=places[row.name])
-                scopes.move(connection, moved)
-            kept = {row.name for row in (*stay, *announced)}
-            gone = [name for name in rows if name not in kept]
-            scopes.remove(connection, scope._replace(journal=book_trace), gone, [row.name for row in stay[:-1]], BY)
-            return True
-
-        return self._store._writer.write(work, sync=True)
-
-
-class Planting:
-    """A new trace, commit by commit, before it is in the log."""
-
-    def __init__(self, key: ScopeKey, label: str) -> None:
-        self.label = label
-        self._trace_id = uuid7()
-        self._digest = chain.genesis(self._trace_id)
-        self._seq = 0
-        self._at_us = time.time_ns() // 1000
-        self._appends: list[Append] = []
-        self._first = [envelope(TraceStarted(label, {})), Envelope("scope_entered", list(key))]
-
-    def checkpoint(self, row: ScopeCheckpoint, snapshot: Snapshot, before: Snapshot) -> int:
-        """Put a checkpoint over the one before it; gives its seq."""
-        draft = ChannelDraft(before.state, "import")
-        for channel, value in snapshot.state.items():
-            for op, changed in change_of_bytes(before.state.get(channel), value):
-                draft.change(channel, op, changed)
-        for channel in before.state:
-            if channel not in snapshot.state:
-                draft.drop(channel)
-        follows = bool(before.control)
-        metadata = {} if row.metadata is None else _json(row.metadata)
-        data = moved_data(snapshot.control, before.control, metadata, follows=follows, parent=None)
-        executed = Envelope("node_executed", {"node": nodes_of(data)})
-        return self._commit([*draft.body(), executed, Envelope("checkpoint_put", data)])
-
-    def writes(self, writes: Writes) -> int:
-        """Put a task's writes; gives their seq."""
-        return self._commit([writes.envelope()])
-
-    def _commit(self, events: list[Any]) -> int:
-        events, self._first = [*self._first, *events], []
-        body, own_id, first_seq = encode_body(events, True), _random.getrandbits(63), self._seq + 1
-        self._digest = chain.extend(self._digest, first_seq, len(events), self._at_us, own_id, body)
-        row = (0, first_seq, len(events), own_id, self._at_us, self._digest, as_column(body))
-        new_trace = None if self._appends else (self._trace_id, self.label, None, 0, self._at_us)
-        self._appends.append(Append(self._trace_id, row, new_trace=new_trace))
-        self._seq += len(events)
-        return self._seq
-
-    def plant(self, store: Store) -> int:
-        """Insert it, inside the caller's transaction; gives its row id. Raises storage errors."""
-        for append in self._appends:
-            append.row = (self._appends[0].row[0], *append.row[1:])
-            store._writer.insert(append)
-        return int(self._appends[0].row[0])

@@ -130,7 +130,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
             return None
         row, checkpoint = found
         self._lines.remember(row, checkpoint.checkpoint["channel_values"])
-        return checkpoint
+        return _as_asked(checkpoint, config)
 
     def list(
         self,
@@ -151,9 +151,10 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
             if "checkpoint_ns" in config["configurable"]:
                 key = _key(config)
         before_name = None if before is None else _name(before)
-        return self._reading.listed(
+        found = self._reading.listed(
             self.serde, key, thread_id, name=name, before=before_name, filter=filter, limit=limit
         )
+        return found if config is None else (_as_asked(checkpoint, config) for checkpoint in found)
 
     def get_delta_channel_history(self, *, config: Any, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
         """The writes that make up delta channels at a checkpoint, oldest first, and what they begin with."""
@@ -309,6 +310,17 @@ def _some(found: Iterator[CheckpointTuple]) -> list[CheckpointTuple]:
 def _key(config: Any) -> ScopeKey:
     configurable = config["configurable"]
     return ScopeKey(ADAPTER, str(configurable["thread_id"]), configurable.get("checkpoint_ns", ""))
+
+
+def _as_asked(found: CheckpointTuple, config: Any) -> CheckpointTuple:
+    """With the thread's id as the config has it, which may be no string."""
+    thread_id = config["configurable"]["thread_id"]
+    if type(thread_id) is str:
+        return found
+    for each in (found.config, found.parent_config):
+        if each is not None and each is not config:
+            each["configurable"]["thread_id"] = thread_id
+    return found
 
 
 def _name(config: Any) -> str | None:

@@ -26,8 +26,9 @@ from .families import NO_WRITES, NOTHING, ImportRefused, Namespace, Rows, has_al
 from .journal import Journals
 from .lines import Lines, Put
 from .pieces import Held, Piece, Pieces, msgpack_of
+from .pruning import BY
 from .reading import ADAPTER, Reading, Shared
-from .removing import BY, Removing
+from .removing import Removing
 from .sqlite_file import SqliteFile
 from .written import writes_events, writes_expected
 
