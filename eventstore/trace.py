@@ -576,9 +576,10 @@ class Trace(Lookback):
             if self._state_bytes < 0:
                 self._size()
             state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
-            for key, op, value in control_moves:
-                if op != "sum" or key not in self._control:
-                    state_bytes += control_growth_bytes(self._control, key, op, value)
+            if policy is None:  # an adapter's control hardly grows
+                for key, op, value in control_moves:
+                    if op != "sum" or key not in self._control:
+                        state_bytes += control_growth_bytes(self._control, key, op, value)
             if state_bytes < 2:
                 state_bytes = 2
             tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size

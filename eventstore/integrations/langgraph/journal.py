@@ -35,6 +35,7 @@ from .values import Serializer, apart, together
 
 JOURNALS = 256
 ATTEMPTS = 16
+FIRST_PENALTY, LAST_PENALTY = 16, 4096
 _random = random.Random()
 
 
@@ -92,28 +93,43 @@ class Queue:
 class Journals:
     """The journals of one store. Thread-safe.
 
-    `wait_ms`: how long writes wait for the next checkpoint, to be committed with it.
+    `wait_ms`: how long writes wait for the next checkpoint, to be committed with it. Where none has come in time, the
+    next few do not wait, twice as many each time: who calls `put` on the same thread loses nothing by it.
     """
 
     def __init__(self, store: Store, wait_ms: float = 0) -> None:
         self._store = store
         self._wait_s = wait_ms / 1000
+        self._hurried = 0
+        self._penalty = FIRST_PENALTY
         self._lock = threading.Lock()
         self._queues: OrderedDict[ScopeKey, Queue] = OrderedDict()
 
-    def put(self, key: ScopeKey, *writes: Writes) -> None:
+    def put(self, key: ScopeKey, *writes: Writes, may_wait: bool = True) -> None:
         """Commit writes, each of one task, together. Raises storage errors."""
-        gate = threading.Event() if self._wait_s else None
+        gate = threading.Event() if may_wait and self._is_patient() else None
         mine, queue = [Waiting(one, gate) for one in writes], self._queue(key)
         queue.waiting.extend(mine)
         if gate is not None:
-            gate.wait(self._wait_s)
+            self._learn(gate.wait(self._wait_s))
         with queue.lock:
             if not all(waiting.is_done for waiting in mine):
                 self._commit(key, queue, _drained(queue))
         for waiting in mine:
             if waiting.error is not None:
                 raise waiting.error
+
+    def _is_patient(self) -> bool:
+        if self._hurried:
+            self._hurried -= 1
+            return False
+        return self._wait_s > 0
+
+    def _learn(self, has_come: bool) -> None:
+        if has_come:
+            self._penalty = FIRST_PENALTY
+        else:
+            self._hurried, self._penalty = self._penalty, min(2 * self._penalty, LAST_PENALTY)
 
     def commit_with(self, key: ScopeKey, append: Append, line: Trace | None) -> None:
         """Commit a checkpoint, and in the same transaction the writes that wait. Raises as `Trace.append`.

@@ -112,7 +112,7 @@ class Lines:
         self._commit = commit
         self._windows = windows
         self._exact = exact
-        self._policy = LINE_POLICY if store.fold_policy == AdaptiveFold() else None
+        self._policy = LINE_POLICY if store.fold_policy == AdaptiveFold() else store.fold_policy
         self._lock = threading.Lock()
         self._lines: OrderedDict[ScopeKey, Line] = OrderedDict()
         self._given: OrderedDict[tuple[int | None, int | None], Items] = OrderedDict()

@@ -47,7 +47,8 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
     saver. `serde`: LangGraph's serializer; by default one that builds only the types that LangGraph knows to be
     safe (`with_allowlist`, or `JsonPlusSerializer(allowed_msgpack_modules=[…])`, adds yours). `exact`: compare lists
     by their bytes at every put, so that an old item which a node changed in place is seen. `writes_wait_ms`: how long
-    `put_writes` waits for the `put` that follows it in a run, to share its commit: one sync a step instead of two.
+    `put_writes` may wait for the `put` that follows it in a run, on another thread, to share its commit: one sync a
+    step instead of two. Where no `put` comes, later writes do not wait; those of async runs never do.
 
     A checkpoint is a place in a trace: `place(config)` says which.
 
@@ -70,7 +71,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         serde: Any = None,
         durability: Durability = "full",
         exact: bool = False,
-        writes_wait_ms: float = 0,
+        writes_wait_ms: float = 3,
     ) -> None:
         super().__init__(serde=serde or JsonPlusSerializer(allowed_msgpack_modules=None))
         self._owns_store = not isinstance(store, Store)
@@ -187,9 +188,15 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
         Raises storage errors, what the serializer raises.
         """
+        self._put_writes(config, writes, task_id, task_path, may_wait=True)
+
+    def _put_writes(
+        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str, *, may_wait: bool
+    ) -> None:
         if writes:
             name = config["configurable"]["checkpoint_id"]
-            self._journals.put(_key(config), writes_of(self.serde, name, writes, task_id, task_path))
+            found = writes_of(self.serde, name, writes, task_id, task_path)
+            self._journals.put(_key(config), found, may_wait=may_wait)
 
     def delete_thread(self, thread_id: str) -> None:
         """Erase a thread: its traces leave tombstones, unless a copy of it or a fork stands on them."""
@@ -270,7 +277,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """`put_writes`, on a thread."""
-        await self._run(self.put_writes, config, writes, task_id, task_path)
+        await self._run(lambda: self._put_writes(config, writes, task_id, task_path, may_wait=False))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """`delete_thread`, on a thread."""
