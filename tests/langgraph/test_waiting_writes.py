@@ -102,3 +102,13 @@ def test_a_run_is_the_same(tmp_path):
             states.append([found.values for found in compiled.get_state_history(config())])
             assert saver.store.verify().ok
     assert states[0] == states[1] and isinstance(saver.store, es.Store)
+
+
+def test_who_calls_put_on_the_same_thread_waits_once_in_a_while_only(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: waited.append(timeout))
+    with EventStoreSaver(tmp_path / "runs.db", writes_wait_ms=7) as saver:
+        put(saver, "1", n=1)
+        for number in range(100):
+            saver.put_writes(config("1"), [("n", number)], f"task-{number}")
+    assert waited == [0.007] * 3  # the first, the 18th and the 51st

@@ -5,5 +5,6 @@
 
 from .importing import ImportedThread, ImportReport, import_sqlite
 from .saver import EventStoreSaver
+from .sealed import PlaintextRefused
 
-__all__ = ["EventStoreSaver", "ImportReport", "ImportedThread", "import_sqlite"]
+__all__ = ["EventStoreSaver", "ImportReport", "ImportedThread", "PlaintextRefused", "import_sqlite"]

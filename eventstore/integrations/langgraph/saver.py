@@ -34,6 +34,7 @@ from .journal import Journals, writes_of
 from .lines import Lines, Put
 from .reading import ADAPTER, Reading
 from .removing import Removing
+from .sealed import guarded
 
 T = TypeVar("T")
 THREADS = 8
@@ -126,7 +127,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
     def get_tuple(self, config: Any) -> CheckpointTuple | None:
         """The checkpoint of a config, or a thread's latest. Raises LogCorrupted, what the serializer raises."""
         key, name = _key(config), _name(config)
-        found = self._reading.get(self.serde, key, name, config if name else None)
+        found = self._reading.get(guarded(self.serde), key, name, config if name else None)
         if found is None:
             return None
         row, checkpoint = found
@@ -153,7 +154,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
                 key = _key(config)
         before_name = None if before is None else _name(before)
         found = self._reading.listed(
-            self.serde, key, thread_id, name=name, before=before_name, filter=filter, limit=limit
+            guarded(self.serde), key, thread_id, name=name, before=before_name, filter=filter, limit=limit
         )
         return found if config is None else (_as_asked(checkpoint, config) for checkpoint in found)
 
@@ -161,7 +162,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         """The writes that make up delta channels at a checkpoint, oldest first, and what they begin with."""
         if not channels:
             return {}
-        return self._reading.delta_history(self.serde, _key(config), _name(config), channels)
+        return self._reading.delta_history(guarded(self.serde), _key(config), _name(config), channels)
 
     # Writing
 
@@ -174,7 +175,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         """
         key = _key(config)
         put = Put(checkpoint, get_checkpoint_metadata(config, metadata), _name(config), new_versions)
-        self._lines.put(self.serde, key, put)
+        self._lines.put(guarded(self.serde), key, put)
         return {
             "configurable": {
                 "thread_id": config["configurable"]["thread_id"],
@@ -195,7 +196,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
     ) -> None:
         if writes:
             name = config["configurable"]["checkpoint_id"]
-            found = writes_of(self.serde, name, writes, task_id, task_path)
+            found = writes_of(guarded(self.serde), name, writes, task_id, task_path)
             self._journals.put(_key(config), found, may_wait=may_wait)
 
     def delete_thread(self, thread_id: str) -> None:
