@@ -240,11 +240,11 @@ def copy(connection: apsw.Connection, source: Scope, target: ScopeKey, by: str) 
 def unread(connection: apsw.Connection, scope: Scope, by: str) -> None:
     """Forget the traces that the scope's checkpoints do not need any more, and the scope itself once it is empty."""
     rows = every(connection, scope.id)
-    if not rows:
-        connection.execute("UPDATE scope SET journal = NULL WHERE id = ?", (scope.id,))
+    now = by_id(connection, scope.id)
+    journal = None if now is None else now.journal
     needed = {row.trace for row in rows.values()} | {trace for row in rows.values() for trace, _ in row.written}
     if rows:
-        needed.add(scope.journal)
+        needed.add(journal)
     held: Any = connection.execute("SELECT trace FROM scope_trace WHERE scope = ?", (scope.id,)).fetchall()
     gone = {trace for (trace,) in held if trace not in needed}
     connection.executemany(

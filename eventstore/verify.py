@@ -114,6 +114,9 @@ def _file_problems(connection: apsw.Connection) -> Iterator[Problem]:
         yield Problem(f"row {row_id}", seq, table, "rows of a trace that does not exist", True)
 
 
+Keys = tuple[frozenset[str], frozenset[str]]
+
+
 class _TraceCheck:
     def __init__(self, connection: apsw.Connection, trace: TraceRow) -> None:
         self.connection = connection
@@ -153,6 +156,7 @@ class _TraceCheck:
             if base.parent is not None:
                 links[base.seq] = Link()
         starts = {base.seq: self.parent_seq(base) for base in bases.values() if base.parent is not None}
+        below = {seq: self.keys()}
         cursor = self.connection.execute(log.FULL_ROWS, (trace.id, seq, 2**62, -1))
         for row in map(LogRow._make, cursor):
             rows = self.check_row(row, seq, digest)
@@ -163,8 +167,11 @@ class _TraceCheck:
                 if start is not None and start < row.first_seq and seq <= end:
                     link.add_rows(decode_rows(row.body))
             self.fold(row, rows)
+            if seq in starts.values():
+                below[seq] = self.keys()
             if (found := bases.pop(seq, None)) is not None:
-                self.check_base(found, links.pop(seq, None), starts.get(seq))
+                start = starts.get(seq)
+                self.check_base(found, links.pop(seq, None), start, below.get(-1 if start is None else start))
         if seq == trace.fork_seq and not self.has_root:
             self.fail(seq + 1, "seq", "it has no rows")
         self.head = digest
@@ -241,7 +248,11 @@ class _TraceCheck:
             raise _Stop from None
         self.events += row.n
 
-    def check_base(self, base: Base, link: Link | None, start: int | None) -> None:
+    def keys(self) -> tuple[frozenset[str], frozenset[str]]:
+        """What control and state hold now."""
+        return frozenset(self.control), frozenset(self.state)
+
+    def check_base(self, base: Base, link: Link | None, start: int | None, below: Keys | None) -> None:
         self.bases += 1
         problem = None
         steps, crc = self.connection.execute(STEPS_AT, (base.id,)).fetchone() or (None, None)
@@ -259,18 +270,18 @@ class _TraceCheck:
                 problem = f"stands on base {base.parent}, which is gone"
             elif link is not None and start >= self.trace.fork_seq:
                 found = decode_link(base.body)
-                if not _equal(found, link) and not self.has_effect(found, link):
+                if not _equal(found, link) and (below is None or not self.has_effect(found, link, below)):
                     problem = "is not the net effect of its stretch"
         except (ValueError, TypeError) as error:
             problem = str(error)
         if problem:
             self.fail(base.seq, "base", f"base {base.id} {problem}", in_log=False)
 
-    def has_effect(self, found: Link, expected: Link) -> bool:
-        """Whether a link, in other words, does to the state below it what the stretch did: this is the state now."""
+    def has_effect(self, found: Link, expected: Link, below: Keys) -> bool:
+        """Whether a link, in other words, does to the state below it (which had those keys) what the stretch did."""
         pairs = (found.control, expected.control, self.control), (found.state, expected.state, self.state)
-        for net, other, now in pairs:
-            if not other.entries.keys() <= net.entries.keys() or not other.deleted.keys() <= net.keys():
+        for (net, other, now), had in zip(pairs, below, strict=True):
+            if not other.entries.keys() <= net.entries.keys() or not other.deleted.keys() & had <= net.keys():
                 return False
             if not net.deleted.keys() <= other.deleted.keys() - now.keys():
                 return False

@@ -155,11 +155,11 @@ def _pieces(file: SqliteFile, saver_or_store: EventStoreSaver | Store) -> Pieces
         serde = saver_or_store.serde
     encrypted = file.encrypted()
     if encrypted is None or isinstance(serde, EncryptedSerializer):
-        return Pieces(serde)
+        return Pieces(serde, is_sealed=encrypted is not None)
     if isinstance(saver_or_store, EventStoreSaver):
         raise ImportRefused(f"{file.path} is encrypted ({encrypted}), and the saver's serde is no EncryptedSerializer")
     try:
-        return Pieces(EncryptedSerializer.from_pycryptodome_aes(serde))
+        return Pieces(EncryptedSerializer.from_pycryptodome_aes(serde), is_sealed=True)
     except (ValueError, ImportError) as error:
         raise ImportRefused(f"{file.path} is encrypted ({encrypted}); its key is read from {KEY}: {error}") from None
 

@@ -14,11 +14,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 
 from eventstore import chain, log, scopes
 from eventstore.codec import Envelope, as_column, decode_rows, encode_body, envelope
-from eventstore.errors import LogCorrupted, TraceErased, TraceNotFound, WrongExpectedVersion
+from eventstore.errors import LogCorrupted, StorageError, TraceErased, TraceNotFound, WrongExpectedVersion
 from eventstore.event import TraceStarted
 from eventstore.log import LogRow, TraceRow
 from eventstore.opaque import Opaque
@@ -34,7 +35,6 @@ from .lines import label_of
 from .values import Serializer, apart, together
 
 JOURNALS = 256
-ATTEMPTS = 16
 FIRST_PENALTY, LAST_PENALTY = 16, 4096
 _random = random.Random()
 
@@ -114,10 +114,12 @@ class Journals:
             self._learn(gate.wait(self._wait_s))
         with queue.lock:
             if not all(waiting.is_done for waiting in mine):
-                self._commit(key, queue, _drained(queue))
+                self._commit(key, queue, [])
         for waiting in mine:
             if waiting.error is not None:
                 raise waiting.error
+            if not waiting.is_done:
+                raise StorageError(self._store.path, "interrupted; whether the writes were committed is not known")
 
     def _is_patient(self) -> bool:
         if self._hurried:
@@ -141,9 +143,10 @@ class Journals:
         if queue is None or not queue.waiting or not queue.lock.acquire(blocking=False):
             self._alone(append, line)
             return
+        batch: list[Waiting] = []
         try:
-            trace, batch = queue.trace or self._find(key, queue), _drained(queue)
-            if trace is None or not batch:
+            trace = queue.trace or self._find(key, queue)
+            if trace is None or not _drain(queue, batch):
                 self._commit(key, queue, batch)
                 self._alone(append, line)
                 return
@@ -162,6 +165,11 @@ class Journals:
                 self._commit(key, queue, batch)
             if append.error is not None:
                 raise append.error
+        except BaseException as error:
+            for waiting in batch:
+                if not waiting.is_done:
+                    waiting.settle(error)
+            raise
         finally:
             queue.lock.release()
 
@@ -187,17 +195,20 @@ class Journals:
             return queue
 
     def _commit(self, key: ScopeKey, queue: Queue, batch: list[Waiting]) -> None:
-        """Holding the queue's lock: commit these, and tell them."""
+        """Holding the queue's lock: commit these and all that wait, and tell them."""
         failure: BaseException | None = None
+        until = time.monotonic() + self._store._database.busy_timeout_ms / 1000
         try:
-            for attempt in range(ATTEMPTS):
+            _drain(queue, batch)
+            while batch:
                 try:
                     self._append(key, queue, [waiting.writes for waiting in batch])
                     break
                 except (WrongExpectedVersion, TraceErased, TraceNotFound):
                     queue.trace = None  # another process wrote, or the thread was deleted
-                    if attempt == ATTEMPTS - 1:
+                    if time.monotonic() > until:
                         raise
+                    time.sleep(_random.uniform(0, 0.002))
         except BaseException as error:
             failure = error
         for waiting in batch:
@@ -248,9 +259,8 @@ class Journals:
             queue.trace = Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
 
 
-def _drained(queue: Queue) -> list[Waiting]:
+def _drain(queue: Queue, batch: list[Waiting]) -> list[Waiting]:
     """Holding the queue's lock: all that waits. Whoever comes meanwhile goes along, or finds the lock free again."""
-    batch = []
     while queue.waiting:
         batch.append(queue.waiting.popleft())
     return batch
@@ -260,7 +270,11 @@ def read(connection: Any, path: str, row: ScopeCheckpoint) -> list[Writes]:
     """The writes of a checkpoint as they came; of one instant with its row. Raises LogCorrupted."""
     found: list[Writes] = []
     bodies: dict[tuple[int, int], list[Any]] = {}
-    for trace, seq in row.written:
+    try:
+        places = row.written
+    except msgspec.DecodeError as error:
+        raise LogCorrupted(path, f"with row id {row.trace}", row.seq or 0, f"its writes: {error}") from None
+    for trace, seq in places:
         raw: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
         if raw is None:
             raise LogCorrupted(path, f"with row id {trace}", seq, "writes that a checkpoint has are gone")

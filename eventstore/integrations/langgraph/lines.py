@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from eventstore import chain, log, scopes
 from eventstore.bases import Net
 from eventstore.codec import Envelope, as_column, encode_body, envelope, json_encode
-from eventstore.errors import TraceErased, TraceExists, TraceNotFound, WrongExpectedVersion
+from eventstore.errors import StorageError, TraceErased, TraceExists, TraceNotFound, WrongExpectedVersion
 from eventstore.event import TraceForked, TraceStarted
 from eventstore.fold import apply, apply_control
 from eventstore.link import between
@@ -44,6 +44,8 @@ GIVEN = 32
 ATTEMPTS = 16
 LINE_POLICY = AdaptiveFold(max_link_bytes=65_536)
 """Shorter links than by default: here they are made in memory, of states that share what did not change."""
+PARENT_GONE = "the history to fork from is gone"
+"""What the guard of the trace table says."""
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
 Items = dict[str, tuple[Any, ...]]
@@ -143,10 +145,11 @@ class Lines:
                     else:
                         self._begin(serde, key, put)
                     return
-                except (WrongExpectedVersion, TraceErased, TraceNotFound, TraceExists):
-                    self.forget(key)  # another process was faster: look again where the parent stands
-                    if attempt == ATTEMPTS - 1:
+                except (WrongExpectedVersion, TraceErased, TraceNotFound, TraceExists, StorageError) as error:
+                    is_known = not isinstance(error, StorageError) or PARENT_GONE in str(error)
+                    if not is_known or attempt == ATTEMPTS - 1:
                         raise
+                    self.forget(key)  # another process was faster: look again where the parent stands
 
     def _scope_lock(self, key: ScopeKey) -> Any:
         with self._lock:

@@ -60,9 +60,13 @@ class Piece:
 
 
 class Pieces:
-    """The serializer. `serde`: LangGraph's, for what cannot be taken apart so, and for its cipher, if it has one."""
+    """The serializer. `serde`: LangGraph's, for what cannot be taken apart so, and for its cipher, if it has one.
 
-    def __init__(self, serde: Serializer) -> None:
+    `is_sealed`: values are encrypted, and one that is not has been smuggled in.
+    """
+
+    def __init__(self, serde: Serializer, is_sealed: bool = False) -> None:
+        self._is_sealed = is_sealed
         self._cipher = serde.cipher if isinstance(serde, EncryptedSerializer) else None
         self._serde = serde.serde if isinstance(serde, EncryptedSerializer) else serde
         self._sealed: dict[Piece, tuple[str, bytes]] = {}
@@ -90,9 +94,11 @@ class Pieces:
         return f"{codec}+{cipher}", sealed
 
     def opened(self, codec: str, data: bytes) -> tuple[str, bytes]:
-        """Decrypted. Raises ValueError without the cipher, and what the cipher raises."""
+        """Decrypted. Raises ValueError without the cipher or for plaintext among ciphertext, and what the cipher raises."""
         codec, _, cipher = codec.partition("+")
         if not cipher:
+            if self._is_sealed:
+                raise ValueError("it is not encrypted, and other values of the file are")
             return codec, data
         if self._cipher is None:
             raise ValueError(f"it is encrypted ({cipher})")
@@ -105,7 +111,8 @@ class Pieces:
         checkpoint, and what the serializer raises for one that is no msgpack.
         """
         self._sealed, self._sealed_before = {}, self._sealed
-        found = fields(data if codec == "msgpack" else self._as_msgpack(codec, bytes(data)))
+        is_open = codec == "msgpack" and not self._is_sealed
+        found = fields(data if is_open else self._as_msgpack(codec, bytes(data)))
         if missing := NEEDED - found.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         channels = fields(found.pop("channel_values"))

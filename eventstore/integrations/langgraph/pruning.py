@@ -77,7 +77,7 @@ def replanted(
             scopes.move(connection, moved)
         gone = [name for name in rows if name not in written]
         ghosts = [row.name for row in stay[:-1]]
-        scopes.remove(connection, scope._replace(journal=book_trace), gone, ghosts, BY)
+        scopes.remove(connection, scope, gone, ghosts, BY)
 
     return act
 

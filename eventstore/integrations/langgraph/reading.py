@@ -14,7 +14,7 @@ import msgspec
 from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory
 
 from eventstore import scopes
-from eventstore.errors import TraceErased, TraceNotFound
+from eventstore.errors import LogCorrupted, TraceErased, TraceNotFound
 from eventstore.opaque import Opaque
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
 from eventstore.store import Store
@@ -23,6 +23,7 @@ from eventstore.windows import Snapshot, Windows
 from . import journal
 from .bodies import checkpoint_of, metadata_of
 from .journal import Writes
+from .sealed import PlaintextRefused
 from .values import CHUNKS, Serializer, decoded
 
 ADAPTER = "langgraph"
@@ -39,18 +40,25 @@ class Shared:
 
     def __init__(self, serde: Serializer) -> None:
         self._serde = serde
-        self._longest: dict[str, tuple[Opaque, list[Any]]] = {}
+        self._last: dict[str, tuple[Opaque, list[Any]]] = {}
+        self._longest: dict[str, tuple[bytes, list[Any]]] = {}
 
     def decoded(self, channel: str, value: Opaque) -> Any:
         """The value of a channel. Raises what the serializer raises."""
         if value.count is None or value.codec.endswith(CHUNKS):
             return decoded(self._serde, value)
-        held = self._longest.get(channel)
-        if held is None or not value.begins(held[0]):
+        last = self._last.get(channel)
+        if last is not None and value.begins(last[0]):
+            return last[1][: value.count]
+        data = value.data
+        longest = self._longest.get(channel)
+        if longest is not None and longest[0].startswith(data):  # of another stretch of the line
+            items = longest[1][: value.count]
+        else:
             items = decoded(self._serde, value)
-            self._longest[channel] = value, items
-            return list(items)
-        return held[1][: value.count]
+            self._longest[channel] = data, items
+        self._last[channel] = value, items
+        return list(items)
 
 
 class Read(NamedTuple):
@@ -96,18 +104,22 @@ class Reading:
         snapshot = self._snapshot(row)
         if snapshot is None:
             return None
-        if shared is None:
-            values = {channel: decoded(serde, value) for channel, value in snapshot.state.items()}
-        else:
-            values = {channel: shared.decoded(channel, value) for channel, value in snapshot.state.items()}
-        checkpoint: Any = checkpoint_of(serde, snapshot.control, values)
-        metadata = metadata_of(serde, snapshot.control) if row.metadata is None else _json(row.metadata)
+        try:
+            if shared is None:
+                values = {channel: decoded(serde, value) for channel, value in snapshot.state.items()}
+            else:
+                values = {channel: shared.decoded(channel, value) for channel, value in snapshot.state.items()}
+            checkpoint: Any = checkpoint_of(serde, snapshot.control, values)
+            metadata = metadata_of(serde, snapshot.control) if row.metadata is None else _json(row.metadata)
+            pending = journal.pending_writes(serde, written) if written else []
+        except PlaintextRefused as error:
+            raise PlaintextRefused(error.codec, f"checkpoint {row.name} of thread {key.thread_id!r}") from None
         return CheckpointTuple(
             config if config is not None else config_of(key, row.name),
             checkpoint,
             metadata,
             None if row.parent is None else config_of(key, row.parent),
-            journal.pending_writes(serde, written) if written else [],
+            pending,
         )
 
     def listed(
@@ -125,7 +137,7 @@ class Reading:
         """Live checkpoints of a scope, of a thread or of all, the greatest id first. Raises as `get`."""
         shared: dict[int, Shared] = {}
         keys: dict[int, ScopeKey] = {}
-        left = limit
+        left, has_given = limit, False
         for read in self._pages(serde, key, thread_id, name, before, filter):
             if left is not None and left <= 0:
                 return
@@ -140,9 +152,9 @@ class Reading:
                 again = self.get(serde, keys[scope], read.row.name)
                 found = None if again is None else again[1]
             if found is not None:
-                left = None if left is None else left - 1
+                left, has_given = None if left is None else left - 1, True
                 yield found
-            elif left == limit and again_left:  # a prune took all that the page had: look anew
+            elif not has_given and again_left:  # a prune took all that the page had: look anew
                 yield from self.listed(
                     serde,
                     key,
@@ -215,9 +227,14 @@ class Reading:
         if row.trace is None or row.seq is None:
             return None
         try:
-            return self._windows.at(row.trace, row.seq)
+            snapshot = self._windows.at(row.trace, row.seq)
         except (TraceErased, TraceNotFound):
             return None
+        if "checkpoint" not in snapshot.control or (
+            row.metadata is None and "metadata" not in snapshot.control["checkpoint"]
+        ):
+            raise LogCorrupted(self._store.path, f"with row id {row.trace}", row.seq, "no such checkpoint stands here")
+        return snapshot
 
     def _pages(
         self,

@@ -23,7 +23,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from eventstore.database import Durability
-from eventstore.errors import StoreClosed
+from eventstore.errors import StoreClosed, ValueRefused
 from eventstore.log import trace_by_row
 from eventstore.scopes import ScopeKey
 from eventstore.store import Store
@@ -47,7 +47,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
     `store`: an open `Store`, or the path of one, which is then opened with that `durability` and closed with the
     saver. `serde`: LangGraph's serializer; by default one that builds only the types that LangGraph knows to be
     safe (`with_allowlist`, or `JsonPlusSerializer(allowed_msgpack_modules=[…])`, adds yours). `exact`: compare lists
-    by their bytes at every put, so that an old item which a node changed in place is seen. `writes_wait_ms`: how long
+    by their bytes at every put of their channel, so that an old item which a node changed in place is seen. `writes_wait_ms`: how long
     `put_writes` may wait for the `put` that follows it in a run, on another thread, to share its commit: one sync a
     step instead of two. Where no `put` comes, later writes do not wait; those of async runs never do.
 
@@ -174,6 +174,8 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         storage errors, what the serializer raises.
         """
         key = _key(config)
+        if type(checkpoint["id"]) is not str or not checkpoint["id"]:
+            raise ValueRefused("id", f"a checkpoint's id is text, not {checkpoint['id']!r}")
         put = Put(checkpoint, get_checkpoint_metadata(config, metadata), _name(config), new_versions)
         self._lines.put(guarded(self.serde), key, put)
         return {
@@ -196,6 +198,9 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
     ) -> None:
         if writes:
             name = config["configurable"]["checkpoint_id"]
+            for what, text in (("checkpoint_id", name), ("task_id", task_id), ("task_path", task_path)):
+                if type(text) is not str:
+                    raise ValueRefused(what, f"it is text, not {text!r}")
             found = writes_of(guarded(self.serde), name, writes, task_id, task_path)
             self._journals.put(_key(config), found, may_wait=may_wait)
 
@@ -298,7 +303,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         if self._is_closed:
-            raise StoreClosed(self.store.path, "the saver is closed")
+            raise StoreClosed(self.store.path, "the saver was closed, and its threads with it")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
     def _forget(self, key: ScopeKey) -> None:
@@ -317,7 +322,7 @@ def _some(found: Iterator[CheckpointTuple]) -> list[CheckpointTuple]:
 
 def _key(config: Any) -> ScopeKey:
     configurable = config["configurable"]
-    return ScopeKey(ADAPTER, str(configurable["thread_id"]), configurable.get("checkpoint_ns", ""))
+    return ScopeKey(ADAPTER, str(configurable["thread_id"]), configurable.get("checkpoint_ns") or "")
 
 
 def _as_asked(found: CheckpointTuple, config: Any) -> CheckpointTuple:

@@ -15,15 +15,20 @@ from .values import Serializer
 
 
 class PlaintextRefused(EventStoreError):
-    """A value that is not encrypted stands in a thread whose serializer encrypts. Attribute: `codec` (str).
+    """A value that is not encrypted stands in a thread whose serializer encrypts. Attributes: `codec`, `where` (str).
 
-    >>> print(PlaintextRefused("msgpack"))
-    a value of type 'msgpack' is not encrypted, and this saver reads encrypted threads only
+    >>> print(PlaintextRefused("msgpack", "checkpoint 1f of thread 't1'"))
+    checkpoint 1f of thread 't1': a value of type 'msgpack' is not encrypted, and this saver reads encrypted threads only
     """
 
-    def __init__(self, codec: str) -> None:
-        super().__init__(f"a value of type {codec!r} is not encrypted, and this saver reads encrypted threads only")
+    def __init__(self, codec: str, where: str = "") -> None:
+        told = f"a value of type {codec!r} is not encrypted, and this saver reads encrypted threads only"
+        super().__init__(f"{where}: {told}" if where else told)
         self.codec = codec
+        self.where = where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.codec, self.where)
 
 
 class Sealed:

@@ -98,6 +98,8 @@ def decoded(serde: Serializer, value: Opaque) -> Any:
     if value.count is None or not value.codec.endswith(CHUNKS):
         (typed,) = serialized(value)
         return serde.loads_typed(typed)
+    if not value.count:
+        raise ValueError(f"a list of type {value.codec!r} without a chunk")
     return [item for typed in serialized(value) for item in serde.loads_typed(typed)]
 
 

@@ -1,0 +1,193 @@
+"""Processes that share a file of threads: nobody is refused or held up, and all that was acknowledged is there."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from savers import at, id_of
+from workers import GRAPHS, PROCESSES, SAFETY_S, TellingSaver, Told, go_on, kind_of, started
+
+from eventstore.integrations.langgraph import EventStoreSaver
+
+pytestmark = pytest.mark.usefixtures("ours")
+COUNT = 8
+RUNS = 12
+SHARED = "talk shared"
+TURNS = 2
+"""Of each run on the shared thread."""
+
+
+def take_part(part, barrier, path, told, number, *more):
+    """In a process of its own: whatever goes wrong is told."""
+    tell = Told(told)
+    try:
+        with TellingSaver(path, tell) as saver:
+            barrier.wait(SAFETY_S)
+            part(saver, tell, number, *more)
+        tell("over", number)
+    except BaseException as error:
+        tell("error", number, repr(error))
+        raise
+
+
+def together(path, told, *parts):
+    """Each part in a process; they begin at once. Gives what was told."""
+    barrier = PROCESSES.Barrier(len(parts))
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(started(take_part, part[0], barrier, path, told.path, number, *part[1:]))
+            for number, part in enumerate(parts)
+        ]
+        for process in processes:
+            process.join(SAFETY_S)
+    lines = told.lines()
+    assert [line for line in lines if line[0] == "error"] == []
+    assert sorted(line[1] for line in lines if line[0] == "over") == list(range(len(parts)))
+    return lines
+
+
+@pytest.fixture
+def told(tmp_path):
+    return Told(tmp_path / "told.txt")
+
+
+@pytest.fixture(params=["new file", "file that is there"])
+def file(request, path):
+    """Where the store is; processes may be the first to open it."""
+    if request.param != "new file":
+        EventStoreSaver(path).close()
+    return path
+
+
+def acknowledged(lines, thread):
+    """By the checkpoint: its parent, as it was acknowledged."""
+    return {line[3]: line[2] for line in lines if line[:2] == ["put", thread]}
+
+
+def check_writes(saver, lines, thread):
+    """All writes that were acknowledged wait where they were put."""
+    there = {
+        id_of(found.config): [[task, channel, repr(value)] for task, channel, value in found.pending_writes]
+        for found in saver.list(at(thread))
+    }
+    for what, name, *more in lines:
+        if what == "writes" and name == thread:
+            checkpoint, task, said = more
+            assert [each for each in there[checkpoint] if each[0] == task] == [[task, *each] for each in said]
+
+
+def whole(kind):
+    """What a run of the graph ends with, and how many checkpoints it has."""
+    saver = InMemorySaver()
+    return go_on(saver, kind), sum(1 for _ in saver.list(at(kind)))
+
+
+# Threads of their own
+
+
+def run_own(saver, tell, number, runs):
+    for run in range(runs):
+        for kind in GRAPHS:
+            go_on(saver, f"{kind} {number} {run}", tell, ["sync", "async"][run % 2])
+
+
+def test_each_on_threads_of_its_own(file, told):
+    runs = RUNS // 6
+    lines = together(file, told, *[(run_own, runs)] * COUNT)
+    with EventStoreSaver(file) as saver:
+        for thread in [f"{kind} {number} {run}" for kind in GRAPHS for number in range(COUNT) for run in range(runs)]:
+            values, checkpoints = whole(kind_of(thread))
+            parents = {id_of(found.config): id_of(found.parent_config) for found in saver.list(at(thread))}
+            assert parents == acknowledged(lines, thread) and len(parents) == checkpoints
+            assert GRAPHS[kind_of(thread)](saver).get_state(at(thread)).values == values
+            check_writes(saver, lines, thread)
+        report = saver.store.verify()
+        assert report.ok, report.problems
+
+
+# All on one thread
+
+
+def ask(saver, tell, who, run, checkpoint_id=None):
+    """A run of two turns on the shared thread, from the latest checkpoint or that one."""
+    graph = GRAPHS["talk"](saver, turns=0)
+    said = {"messages": [{"role": "user", "content": f"{who} asks {run}"}], "turn": 0}
+    return graph.invoke(said, at(SHARED, checkpoint_id), durability=["sync", "async"][run % 2])
+
+
+def run_shared(saver, tell, number, first):
+    ask(saver, tell, number, 0, first)  # all from one place: a branch each
+    for run in range(1, RUNS):
+        ask(saver, tell, number, run)
+
+
+def test_all_on_one_thread(path, told):
+    with TellingSaver(path, told) as saver:
+        ask(saver, told, "somebody", 0)
+        first = id_of(saver.get_tuple(at(SHARED)).config)
+    lines = together(path, told, *[(run_shared, first)] * COUNT)
+    with EventStoreSaver(path) as saver:
+        listed = {id_of(found.config): found for found in saver.list(at(SHARED))}
+        parents = {name: id_of(found.parent_config) for name, found in listed.items()}
+        assert parents == acknowledged(lines, SHARED)
+        assert Counter(parents.values())[first] >= COUNT
+        check_writes(saver, lines, SHARED)
+        said = Counter()
+        for name, found in listed.items():
+            messages = found.checkpoint["channel_values"].get("messages", [])
+            if parents[name] is not None:
+                before = listed[parents[name]].checkpoint["channel_values"].get("messages", [])
+                assert messages[: len(before)] == before and len(messages) - len(before) in (0, 1)
+                said.update(new["content"] for new in messages[len(before) :] if new["role"] == "user")
+        everybody = {f"{number} asks {run}": 1 for number in range(COUNT) for run in range(RUNS)}
+        assert said == {**everybody, "somebody asks 0": 1} or said == everybody
+        report = saver.store.verify()
+        assert report.ok, report.problems
+
+
+# While somebody removes
+
+
+def run_and_read(saver, tell, number):
+    for run in range(RUNS // 3):
+        ask(saver, tell, number, run)
+        thread = f"search {number} {run}"
+        go_on(saver, thread, tell)
+        tell("ended", thread, GRAPHS["search"](saver).get_state(at(thread)).values)
+        for found in saver.list(at(SHARED)):
+            assert found.checkpoint["channel_values"]
+
+
+def remove(saver, tell, number, how):
+    """Until the others are done."""
+    while sum(line[0] == "over" for line in tell.lines()) < COUNT - 1:
+        assert not any(line[0] == "error" for line in tell.lines())
+        for thread in {found.config["configurable"]["thread_id"] for found in saver.list(None)}:
+            if how == "prune" or thread == SHARED:
+                tell("removes", thread)
+                saver.prune([thread]) if how == "prune" else saver.delete_thread(thread)
+
+
+@pytest.mark.parametrize("how", ["prune", "delete_thread"])
+def test_one_removes_what_the_others_write(path, told, how):
+    lines = together(path, told, (remove, how), *[(run_and_read,)] * (COUNT - 1))
+    values, _ = whole("search")
+    ended = {line[1]: line[2] for line in lines if line[0] == "ended"}
+    assert len(ended) == (COUNT - 1) * (RUNS // 3) and all(found == values for found in ended.values())
+    assert sum(line == ["removes", SHARED] for line in lines) > 1
+    last = max(number for number, line in enumerate(lines) if line[0] == "removes")
+    with EventStoreSaver(path) as saver:
+        for thread in ended:
+            assert GRAPHS["search"](saver).get_state(at(thread)).values == values
+        kept = {id_of(found.config) for found in saver.list(at(SHARED))}
+        assert acknowledged(lines[last:], SHARED).keys() <= kept
+        report = saver.store.verify()
+        assert report.ok, report.problems
+        saver.prune([SHARED, *ended])
+        for thread in ended:
+            assert GRAPHS["search"](saver).get_state(at(thread)).values == values
+        assert len(list(saver.list(at(SHARED)))) <= 1 and saver.store.verify().ok
