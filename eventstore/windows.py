@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from . import bases, log
 from .codec import decode_rows
@@ -21,6 +21,8 @@ from .walk import take_in
 if TYPE_CHECKING:
     from .store import Store
 
+K = TypeVar("K")
+V = TypeVar("V")
 State = dict[str, Any]
 PLACE_BYTES = 2048
 """What a kept state costs beside its values, about."""
@@ -38,10 +40,52 @@ class Snapshot(NamedTuple):
     control: State
 
 
+class Recent(Generic[K, V]):
+    """What was kept last: at most `limit` things, of `limit_bytes` together. Its users lock it.
+
+    >>> recent = Recent[str, int](10, limit_bytes=100)
+    >>> for name in "abc": recent.keep(name, 1, size_bytes=40)
+    >>> recent.get("a"), recent.get("c")
+    (None, 1)
+    """
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: K) -> V | None:
+        """It, if it is kept yet."""
+        found = self._kept.get(key)
+        return None if found is None else found[0]
+
+    def keep(self, key: K, value: V, size_bytes: int) -> None:
+        """Keep it; what was kept longest ago goes. The last one stays, however large it is."""
+        self.pop(key)
+        self._kept[key] = value, size_bytes
+        self._bytes += size_bytes
+        while len(self._kept) > 1 and (self._bytes > self._limit_bytes or len(self._kept) > self._limit):
+            self.pop(next(iter(self._kept)))
+
+    def pop(self, key: K) -> V | None:
+        """It, not kept any more."""
+        found = self._kept.pop(key, None)
+        if found is None:
+            return None
+        self._bytes -= found[1]
+        return found[0]
+
+
+def size_bytes(state: State) -> int:
+    """What opaque values hold."""
+    return sum(value.size_bytes for value in state.values() if type(value) is Opaque)
+
+
 class Windows:
     """The states read last, of one store. Thread-safe.
 
-    `limit_bytes`: how much they may hold; the window read longest ago goes first.
+    `limit_bytes`: how much windows, traces' ends and bases may hold, each; what was read longest ago goes first.
     """
 
     def __init__(self, store: Store, limit_bytes: int = 64 * 1024 * 1024) -> None:
@@ -54,7 +98,7 @@ class Windows:
         self._asked: set[int] = set()
         self._bases: dict[int, Snapshot] = {}
         self._base_bytes = 0
-        self._tips: OrderedDict[int, tuple[int, Snapshot]] = OrderedDict()
+        self._tips = Recent[int, tuple[int, Snapshot]](TIPS, limit_bytes)
 
     def at(self, trace: int, seq: int) -> Snapshot:
         """State and control at that boundary of the trace with that row id. Raises LogCorrupted, TraceNotFound."""
@@ -91,12 +135,18 @@ class Windows:
             upto = bases.next_seq(connection, trace, seq) or log.head(connection, row).version
             segments = log.lineage(connection, row, min(max(seq, upto), seq + STRETCH_SEQS))
         window = {start: below}
-        state, control, last = _own(below.state), _own(below.control), start
+        state, control, last, held_bytes = _own(below.state), _own(below.control), start, 0
         for first_seq, n, body in log.rows(connection, segments, start):
             last = first_seq + n - 1
             try:
                 if is_known:
+                    before = dict(state)
                     take_in(state, control, body)
+                    held_bytes += _beside(before, state)
+                    if held_bytes > self._limit_bytes // 4:  # they share little: one is as good as many
+                        if last > seq:
+                            break
+                        window, held_bytes = {}, 0
                     window[last] = Snapshot(dict(state), dict(control))
                 else:
                     fold_rows(control, state, decode_rows(body))
@@ -155,16 +205,13 @@ class Windows:
     def keep(self, trace: int, seq: int, snapshot: Snapshot) -> None:
         """Remember the state at the trace's end, which is known anyway, in the place of the one kept so before."""
         with self._lock:
-            self._tips[trace] = seq, snapshot
-            self._tips.move_to_end(trace)
-            if len(self._tips) > TIPS:
-                self._tips.popitem(last=False)
+            self._tips.keep(trace, (seq, snapshot), size_bytes(snapshot.state))
 
     def _keep(self, key: tuple[int, int], window: dict[int, Snapshot]) -> None:
-        newest = window[max(window)]
-        size = PLACE_BYTES * len(window) + sum(
-            value.size_bytes for value in newest.state.values() if type(value) is Opaque
-        )
+        size, before = 0, State()
+        for snapshot in window.values():
+            size += _beside(before, snapshot.state)
+            before = snapshot.state
         with self._lock:
             self._drop(key)
             self._held[key] = window, size
@@ -186,3 +233,13 @@ class Windows:
 def _own(values: State) -> State:
     """A copy in which what deltas extend in place is copied, too."""
     return {key: value.copy() if type(value) is dict or type(value) is list else value for key, value in values.items()}
+
+
+def _beside(before: State, state: State) -> int:
+    """About what a state costs beside the one before it, with which it shares what did not change."""
+    size = PLACE_BYTES
+    for channel, value in state.items():
+        old = before.get(channel)
+        if type(value) is Opaque and value is not old:
+            size += value.size_bytes - (old.size_bytes if type(old) is Opaque and old.begins(value) else 0)
+    return size

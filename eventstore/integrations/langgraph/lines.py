@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -30,7 +29,7 @@ from eventstore.reduce import ReducerRegistry
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
 from eventstore.store import Store, uuid7
 from eventstore.trace import Trace
-from eventstore.windows import Snapshot, Windows
+from eventstore.windows import Recent, Snapshot, Windows, size_bytes
 from eventstore.writer import Append
 
 from .bodies import checkpoint_data, nodes_of
@@ -38,7 +37,8 @@ from .channels import ChannelDraft
 from .values import Serializer, change_of
 
 LINES = 256
-"""How many lines are remembered."""
+LINES_BYTES = 64 * 1024 * 1024
+"""How many lines are remembered, and how much their states may hold together."""
 GIVEN = 32
 """Of how many checkpoints, handed out for a run to go on from, the items of lists are remembered."""
 ATTEMPTS = 16
@@ -116,23 +116,20 @@ class Lines:
         self._exact = exact
         self._policy = LINE_POLICY if store.fold_policy == AdaptiveFold() else store.fold_policy
         self._lock = threading.Lock()
-        self._lines: OrderedDict[ScopeKey, Line] = OrderedDict()
-        self._given: OrderedDict[tuple[int | None, int | None], Items] = OrderedDict()
+        self._lines = Recent[ScopeKey, Line](LINES, LINES_BYTES)
+        self._given = Recent[tuple[int | None, int | None], Items](GIVEN, LINES_BYTES)
         self._scope_locks: WeakValueDictionary[ScopeKey, Any] = WeakValueDictionary()
 
-    def remember(self, row: ScopeCheckpoint, values: Mapping[str, Any]) -> None:
-        """A run may be about to go on from this checkpoint, with these very values."""
+    def remember(self, row: ScopeCheckpoint, values: Mapping[str, Any], size: int) -> None:
+        """A run may be about to go on from this checkpoint, with these very values, of about `size` bytes."""
         items = {channel: tuple(value) for channel, value in values.items() if type(value) is list}
         with self._lock:
-            self._given[row.trace, row.seq] = items
-            self._given.move_to_end((row.trace, row.seq))
-            if len(self._given) > GIVEN:
-                self._given.popitem(last=False)
+            self._given.keep((row.trace, row.seq), items, size)
 
     def forget(self, key: ScopeKey) -> None:
         """What is remembered of the line may be gone."""
         with self._lock:
-            self._lines.pop(key, None)
+            self._lines.pop(key)
 
     def put(self, serde: Serializer, key: ScopeKey, put: Put) -> None:
         """Commit a checkpoint. Raises ValueRefused, storage errors, and what the serializer raises."""
@@ -281,14 +278,12 @@ class Lines:
 
     def _taken(self, trace: int, seq: int) -> Items:
         with self._lock:
-            return self._given.pop((trace, seq), {})
+            return self._given.pop((trace, seq)) or {}
 
     def _keep(self, key: ScopeKey, line: Line) -> None:
+        size = 0 if line.trace._state is None else size_bytes(line.trace._state)
         with self._lock:
-            self._lines[key] = line
-            self._lines.move_to_end(key)
-            if len(self._lines) > LINES:
-                self._lines.popitem(last=False)
+            self._lines.keep(key, line, size)
 
 
 def _latest(value: Any, remembered: tuple[Any, ...] | None, given: tuple[Any, ...] | None) -> tuple[Any, ...] | None:

@@ -94,7 +94,7 @@ class Pieces:
         return f"{codec}+{cipher}", sealed
 
     def opened(self, codec: str, data: bytes) -> tuple[str, bytes]:
-        """Decrypted. Raises ValueError without the cipher or for plaintext among ciphertext, and what the cipher raises."""
+        """Decrypted. Raises ValueError without the cipher, or for plaintext among ciphertext; what the cipher does."""
         codec, _, cipher = codec.partition("+")
         if not cipher:
             if self._is_sealed:

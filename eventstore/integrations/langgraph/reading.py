@@ -18,13 +18,13 @@ from eventstore.errors import LogCorrupted, TraceErased, TraceNotFound
 from eventstore.opaque import Opaque
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
 from eventstore.store import Store
-from eventstore.windows import Snapshot, Windows
+from eventstore.windows import Snapshot, Windows, size_bytes
 
 from . import journal
 from .bodies import checkpoint_of, metadata_of
 from .journal import Writes
 from .sealed import PlaintextRefused
-from .values import CHUNKS, Serializer, decoded
+from .values import CHUNKS, Serializer, chunks_of, decoded
 
 ADAPTER = "langgraph"
 ATTEMPTS = 16
@@ -45,20 +45,27 @@ class Shared:
 
     def decoded(self, channel: str, value: Opaque) -> Any:
         """The value of a channel. Raises what the serializer raises."""
-        if value.count is None or value.codec.endswith(CHUNKS):
+        if value.count is None:
             return decoded(self._serde, value)
+        parts = self._parts(channel, value)
+        if value.codec.endswith(CHUNKS):
+            return [item for chunk in parts for item in chunk]
+        return parts
+
+    def _parts(self, channel: str, value: Opaque) -> list[Any]:
+        """Its items, or of a list of chunks the chunks, each a list."""
         last = self._last.get(channel)
         if last is not None and value.begins(last[0]):
             return last[1][: value.count]
         data = value.data
         longest = self._longest.get(channel)
         if longest is not None and longest[0].startswith(data):  # of another stretch of the line
-            items = longest[1][: value.count]
+            parts = longest[1][: value.count]
         else:
-            items = decoded(self._serde, value)
-            self._longest[channel] = data, items
-        self._last[channel] = value, items
-        return list(items)
+            parts = chunks_of(self._serde, value) if value.codec.endswith(CHUNKS) else decoded(self._serde, value)
+            self._longest[channel] = data, parts
+        self._last[channel] = value, parts
+        return list(parts)
 
 
 class Read(NamedTuple):
@@ -211,6 +218,11 @@ class Reading:
                 histories[channel]["seed"] = seeds[channel]
         return histories
 
+    def size_bytes(self, row: ScopeCheckpoint) -> int:
+        """About how much the channels of a checkpoint that was just read hold."""
+        snapshot = self._snapshot(row)
+        return 0 if snapshot is None else size_bytes(snapshot.state)
+
     def _written(self, connection: Any, row: ScopeCheckpoint) -> list[Writes]:
         """The writes of a checkpoint, remembered: what stands at a place of a journal never changes."""
         if row.writes == NO_WRITES:
@@ -230,9 +242,9 @@ class Reading:
             snapshot = self._windows.at(row.trace, row.seq)
         except (TraceErased, TraceNotFound):
             return None
-        if "checkpoint" not in snapshot.control or (
-            row.metadata is None and "metadata" not in snapshot.control["checkpoint"]
-        ):
+        kept = snapshot.control.get("checkpoint", {})
+        is_kept = "metadata" in kept if row.metadata is None else row.metadata.startswith("{")
+        if "name" not in kept or not is_kept:
             raise LogCorrupted(self._store.path, f"with row id {row.trace}", row.seq, "no such checkpoint stands here")
         return snapshot
 
@@ -275,7 +287,7 @@ class Reading:
 
     def _matches(self, serde: Serializer, row: ScopeCheckpoint, filter: Mapping[str, Any]) -> bool:
         """Whether its metadata have these values, compared in Python: no word of a filter is ever part of SQL."""
-        if row.metadata is not None:
+        if row.metadata is not None and row.metadata.startswith("{"):
             metadata = _json(row.metadata)
         else:
             snapshot = self._snapshot(row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -47,9 +48,10 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
     `store`: an open `Store`, or the path of one, which is then opened with that `durability` and closed with the
     saver. `serde`: LangGraph's serializer; by default one that builds only the types that LangGraph knows to be
     safe (`with_allowlist`, or `JsonPlusSerializer(allowed_msgpack_modules=[…])`, adds yours). `exact`: compare lists
-    by their bytes at every put of their channel, so that an old item which a node changed in place is seen. `writes_wait_ms`: how long
-    `put_writes` may wait for the `put` that follows it in a run, on another thread, to share its commit: one sync a
-    step instead of two. Where no `put` comes, later writes do not wait; those of async runs never do.
+    by their bytes at every put of their channel, so that an old item which a node changed in place is seen.
+    `writes_wait_ms`: how long `put_writes` may wait for the `put` that follows it in a run, on another thread, to
+    share its commit: one sync a step instead of two. Where no `put` comes, later writes do not wait; those of async
+    runs never do.
 
     A checkpoint is a place in a trace: `place(config)` says which.
 
@@ -84,7 +86,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         self._lines = Lines(self.store, windows, exact, self._journals.commit_with)
         self._reading = Reading(self.store, windows)
         self._removing = Removing(self.store, windows, self._forget)
-        self._is_closed = False
+        self._closed = threading.Event()  # shared with the clones of `with_allowlist`
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="eventstore-langgraph")
 
     @classmethod
@@ -96,8 +98,11 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         """There is nothing to set up; other savers have such a method."""
 
     def close(self) -> None:
-        """Close the store, if the saver has opened it. Closing twice is fine."""
-        self._is_closed = True
+        """Close the store, if the saver has opened it; the clones of `with_allowlist` are closed with it.
+
+        Closing twice is fine.
+        """
+        self._closed.set()
         self._pool.shutdown()
         if self._owns_store:
             self.store.close()
@@ -131,7 +136,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         if found is None:
             return None
         row, checkpoint = found
-        self._lines.remember(row, checkpoint.checkpoint["channel_values"])
+        self._lines.remember(row, checkpoint.checkpoint["channel_values"], self._reading.size_bytes(row))
         return _as_asked(checkpoint, config)
 
     def list(
@@ -302,7 +307,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         await self._run(lambda: self.prune(thread_ids, strategy=strategy))
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
-        if self._is_closed:
+        if self._closed.is_set():
             raise StoreClosed(self.store.path, "the saver was closed, and its threads with it")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 

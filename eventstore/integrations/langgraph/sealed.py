@@ -17,8 +17,8 @@ from .values import Serializer
 class PlaintextRefused(EventStoreError):
     """A value that is not encrypted stands in a thread whose serializer encrypts. Attributes: `codec`, `where` (str).
 
-    >>> print(PlaintextRefused("msgpack", "checkpoint 1f of thread 't1'"))
-    checkpoint 1f of thread 't1': a value of type 'msgpack' is not encrypted, and this saver reads encrypted threads only
+    >>> print(PlaintextRefused("msgpack", "checkpoint 1f"))
+    checkpoint 1f: a value of type 'msgpack' is not encrypted, and this saver reads encrypted threads only
     """
 
     def __init__(self, codec: str, where: str = "") -> None:

@@ -20,6 +20,8 @@ CHUNKS = "[]"
 """The end of the codec of a list of chunks."""
 Change = tuple[str, Any]
 """An op and its value, as a delta holds them."""
+MOST_CHUNKS, CHUNK_BYTES = 64, 16_384
+"""A list of more chunks than the first and one for so many bytes is put as one again: each is opened on its own."""
 EACH = "each"
 """The codec of values that stand side by side, each with its own type tag."""
 _bin = msgspec.msgpack.Encoder().encode
@@ -98,9 +100,14 @@ def decoded(serde: Serializer, value: Opaque) -> Any:
     if value.count is None or not value.codec.endswith(CHUNKS):
         (typed,) = serialized(value)
         return serde.loads_typed(typed)
+    return [item for chunk in chunks_of(serde, value) for item in chunk]
+
+
+def chunks_of(serde: Serializer, value: Opaque) -> list[Any]:
+    """The lists that a list of chunks is made of. Raises what the serializer raises, ValueError without a chunk."""
     if not value.count:
         raise ValueError(f"a list of type {value.codec!r} without a chunk")
-    return [item for typed in serialized(value) for item in serde.loads_typed(typed)]
+    return [serde.loads_typed(typed) for typed in serialized(value)]
 
 
 def together(serde: Serializer, values: list[Any]) -> Opaque:
@@ -178,6 +185,8 @@ def _by_identity(serde: Serializer, before: Opaque, was: Sequence[Any], items: l
 def _grown(serde: Serializer, before: Opaque, items: list[Any], kept: int) -> Sequence[Change]:
     if kept == len(items):
         return ()
+    if before.codec.endswith(CHUNKS) and (before.count or 0) >= MOST_CHUNKS + before.size_bytes // CHUNK_BYTES:
+        return [("put", encoded(serde, items))]
     added = encoded(serde, items[kept:])
     return [("append", added) if added.codec == before.codec else ("put", encoded(serde, items))]
 
