@@ -89,3 +89,12 @@ def test_an_allow_list_goes_into_the_serializer_that_encrypts(tmp_path, sealing)
         assert isinstance(allowing.serde, EncryptedSerializer) and allowing.serde is not saver.serde
         compiled(allowing).invoke({"log": ["from me"]}, CONFIG)
         assert saver.get_tuple(CONFIG).checkpoint["channel_values"]["log"] == ["from me", f"{SECRET} 1"]
+
+
+def test_a_long_list_is_put_as_one_chunk_again_once_in_a_while(tmp_path, sealing):
+    with EventStoreSaver(tmp_path / "runs.db", serde=sealing) as saver:
+        for _ in range(50):
+            compiled(saver).invoke({"log": ["x"]}, CONFIG)
+        trace_id, seq = saver.place(CONFIG)
+        assert saver.store.state_at(trace_id, seq)["log"].count < 70
+        assert len(saver.get_tuple(CONFIG).checkpoint["channel_values"]["log"]) == 100

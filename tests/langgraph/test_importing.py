@@ -753,6 +753,24 @@ def test_with_another_key_it_is_refused(sqlite_saver, old, path):
         assert rows(saver) == []
 
 
+@pytest.mark.parametrize("table", ["checkpoints", "writes"])
+def test_plaintext_in_an_encrypted_file_is_refused_and_not_made_ciphertext(sqlite_saver, old, path, table):
+    serde = EncryptedSerializer(Toy(), STRICT)
+    with sqlite_saver(serde) as before:
+        secrets(before)
+        write(before, 0, ("a", ["mine"]), task="mine")
+        plain = STRICT.dumps_typed(next(before.list(None)).checkpoint if table == "checkpoints" else ["smuggled"])
+        column = "checkpoint" if table == "checkpoints" else "value"
+        before.conn.execute(
+            f"UPDATE {table} SET type = ?, {column} = ? WHERE rowid = (SELECT min(rowid) FROM {table})", plain
+        )
+        before.conn.commit()
+    with EventStoreSaver(path, serde=serde) as saver:
+        (refused,) = import_sqlite(old, saver).refused
+        assert "not encrypted" in refused.why
+        assert rows(saver) == []
+
+
 def test_aes_by_its_key(sqlite_saver, old, new, path, monkeypatch):
     pytest.importorskip("Crypto")
     monkeypatch.setenv("LANGGRAPH_AES_KEY", "0123456789abcdef")

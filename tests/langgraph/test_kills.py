@@ -108,9 +108,7 @@ def check_writes(there, told, to_come):
     for what, *more in told:
         if what == "writes" and more[0] in there:
             name, task, said = more
-            found = [
-                [channel, repr(value)] for writer, channel, value in there[name].pending_writes if writer == task
-            ]
+            found = [[channel, repr(value)] for writer, channel, value in there[name].pending_writes if writer == task]
             if found != said:
                 raise Broken(f"writes of task {task} at {name}: {found}, not {said}")
 

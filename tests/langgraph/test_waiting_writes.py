@@ -112,3 +112,28 @@ def test_who_calls_put_on_the_same_thread_waits_once_in_a_while_only(tmp_path, m
         for number in range(100):
             saver.put_writes(config("1"), [("n", number)], f"task-{number}")
     assert waited == [0.007] * 3  # the first, the 18th and the 51st
+
+
+@pytest.mark.parametrize("error", [es.StoreBusy("runs.db", "locked"), KeyboardInterrupt()])
+def test_writes_are_never_acknowledged_unless_they_are_there(saver, monkeypatch, error):
+    raised = []
+
+    def write():
+        try:
+            saver.put_writes(config("1"), [("n", "a")], "a")
+        except BaseException as found:
+            raised.append(found)
+
+    def refuse(_):
+        raise error
+
+    put(saver, "2", under="1", n=2)
+    monkeypatch.setattr(saver.store._writer, "commit_batch", refuse)
+    writer = threading.Thread(target=write)
+    writer.start()
+    until_waiting(saver, 1)
+    with pytest.raises(type(error)):
+        put(saver, "3", under="2", n=3)
+    writer.join(60)
+    assert raised == [error]
+    assert [write[0] for write in saver.get_tuple(config("1")).pending_writes] == ["first"]
