@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import random
 import shutil
 import sqlite3
+import threading
+import time
 from collections import Counter, defaultdict
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cache
 
+import apsw
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -21,7 +25,10 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from savers import at, exact, id_of, put, uuid_of, write
 from workers import GRAPHS, SAFETY_S, TellingSaver, Told, go_on, kind_of, started
 
+import eventstore as es
 from eventstore.integrations.langgraph import EventStoreSaver, import_sqlite
+from eventstore.integrations.langgraph.journal import writes_of
+from eventstore.scopes import ScopeKey
 
 pytestmark = pytest.mark.usefixtures("ours")
 SEED = int(os.environ.get("FAULTS_SEED", "20260301"))
@@ -208,6 +215,66 @@ def test_a_line_that_is_not_true_breaks_a_law(finished, line, law):
     saver, lines = finished
     with pytest.raises(Broken, match=law):
         check(saver, [*lines, line(lines)])
+
+
+# What is not committed is not acknowledged
+
+
+def full_lock(store):
+    """Another process commits, for longer than anybody waits."""
+    lock = os.open(f"{store.path}-lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def halt(store):
+    store._database.translate(apsw.IOError("the disk is gone"))
+
+
+def interrupt(store):
+    real = store._writer._run
+
+    def run(batch):
+        store._writer._run = real
+        raise KeyboardInterrupt
+
+    store._writer._run = run
+
+
+@pytest.mark.parametrize("trouble", [full_lock, es.Store.close, halt, interrupt], ids=lambda trouble: trouble.__name__)
+def test_writes_that_wait_for_a_put_that_fails_are_there_or_refused(path, trouble):
+    with ExitStack() as stack:
+        store = stack.enter_context(es.open(path, busy_timeout_ms=50))
+        saver = EventStoreSaver(store, writes_wait_ms=500)
+        for number in (0, 1):
+            put(saver, number, under=number - 1 if number else None, values={"n": number})
+        said = []
+
+        def second():
+            try:
+                write(saver, 1, ("n", "second"), task="second")
+                said.append("acknowledged")
+            except BaseException as error:
+                said.append(type(error).__name__)
+
+        saver._journals.put(
+            ScopeKey("langgraph", "t", ""), writes_of(saver.serde, uuid_of(1), [("n", "first")], "first", ""),
+            may_wait=False,
+        )  # fmt: skip
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not saver._journals._queue(ScopeKey("langgraph", "t", "")).waiting:
+            time.sleep(0.001)
+        lock = trouble(store)
+        with pytest.raises((es.EventStoreError, KeyboardInterrupt)):
+            put(saver, 2, under=1, values={"n": 2})
+        thread.join(SAFETY_S)
+        if lock is not None:
+            os.close(lock)
+    with EventStoreSaver(path) as saver:
+        there = [value for _, _, value in saver.get_tuple(at("t", uuid_of(1))).pending_writes]
+        assert there == (["first", "second"] if said == ["acknowledged"] else ["first"])
+        assert saver.store.verify().ok
 
 
 # Removing, copying, importing

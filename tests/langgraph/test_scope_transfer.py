@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from hypothesis.stateful import precondition, rule
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from savers import at, put, uuid_of, write
@@ -445,3 +447,5 @@ class Moved(Threads):
 
 
 TestMoved = Moved.TestCase
+if os.environ.get("HYPOTHESIS_PROFILE") != "long":
+    TestMoved.settings = settings(max_examples=15, stateful_step_count=25)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import apsw
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from savers import at, exact, put, uuid_of, write
@@ -201,6 +203,8 @@ class Threads(RuleBasedStateMachine):
 
 
 TestThreads = Threads.TestCase
+if os.environ.get("HYPOTHESIS_PROFILE") != "long":
+    TestThreads.settings = settings(max_examples=15, stateful_step_count=25)
 
 
 # What verify says

@@ -7,17 +7,17 @@ from contextlib import ExitStack
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
-from savers import at, id_of
+from savers import at, id_of, put, uuid_of, write
 from workers import GRAPHS, PROCESSES, SAFETY_S, TellingSaver, Told, go_on, kind_of, started
 
+from eventstore import scopes
 from eventstore.integrations.langgraph import EventStoreSaver
+from eventstore.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("ours")
 COUNT = 8
 RUNS = 12
 SHARED = "talk shared"
-TURNS = 2
-"""Of each run on the shared thread."""
 
 
 def take_part(part, barrier, path, told, number, *more):
@@ -112,7 +112,7 @@ def test_each_on_threads_of_its_own(file, told):
 
 
 def ask(saver, tell, who, run, checkpoint_id=None):
-    """A run of two turns on the shared thread, from the latest checkpoint or that one."""
+    """A run of one turn on the shared thread, from the latest checkpoint or that one."""
     graph = GRAPHS["talk"](saver, turns=0)
     said = {"messages": [{"role": "user", "content": f"{who} asks {run}"}], "turn": 0}
     return graph.invoke(said, at(SHARED, checkpoint_id), durability=["sync", "async"][run % 2])
@@ -143,7 +143,7 @@ def test_all_on_one_thread(path, told):
                 assert messages[: len(before)] == before and len(messages) - len(before) in (0, 1)
                 said.update(new["content"] for new in messages[len(before) :] if new["role"] == "user")
         everybody = {f"{number} asks {run}": 1 for number in range(COUNT) for run in range(RUNS)}
-        assert said == {**everybody, "somebody asks 0": 1} or said == everybody
+        assert said == {**everybody, "somebody asks 0": 1}
         report = saver.store.verify()
         assert report.ok, report.problems
 
@@ -167,8 +167,8 @@ def remove(saver, tell, number, how):
         assert not any(line[0] == "error" for line in tell.lines())
         for thread in {found.config["configurable"]["thread_id"] for found in saver.list(None)}:
             if how == "prune" or thread == SHARED:
-                tell("removes", thread)
                 saver.prune([thread]) if how == "prune" else saver.delete_thread(thread)
+                tell("removed", thread)
 
 
 @pytest.mark.parametrize("how", ["prune", "delete_thread"])
@@ -177,8 +177,7 @@ def test_one_removes_what_the_others_write(path, told, how):
     values, _ = whole("search")
     ended = {line[1]: line[2] for line in lines if line[0] == "ended"}
     assert len(ended) == (COUNT - 1) * (RUNS // 3) and all(found == values for found in ended.values())
-    assert sum(line == ["removes", SHARED] for line in lines) > 1
-    last = max(number for number, line in enumerate(lines) if line[0] == "removes")
+    last = max(number for number, line in enumerate(lines) if line == ["removed", SHARED])
     with EventStoreSaver(path) as saver:
         for thread in ended:
             assert GRAPHS["search"](saver).get_state(at(thread)).values == values
@@ -190,3 +189,72 @@ def test_one_removes_what_the_others_write(path, told, how):
         for thread in ended:
             assert GRAPHS["search"](saver).get_state(at(thread)).values == values
         assert len(list(saver.list(at(SHARED)))) <= 1 and saver.store.verify().ok
+
+
+# One comes between the look and the act of another
+
+
+@pytest.fixture
+def two(path):
+    """Two savers on a thread of two checkpoints, the second with writes."""
+    with EventStoreSaver(path) as one, EventStoreSaver(path) as other:
+        put(one, 1, values={"n": 1}, run_id="first")
+        put(one, 2, under=1, values={"n": 2}, run_id="second")
+        write(one, 2, ("n", 2))
+        yield one, other
+
+
+def meanwhile(monkeypatch, owner, name, act):
+    """Once, after that function has looked or before it acts, somebody else does something."""
+    real = getattr(owner, name)
+
+    def instead(*arguments, **keywords):
+        monkeypatch.setattr(owner, name, real)
+        found = real(*arguments, **keywords) if owner is scopes else None
+        act()
+        return found if owner is scopes else real(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, instead)
+
+
+@pytest.mark.parametrize(("how", "left"), [("prune", [3, 2]), ("delete_thread", [3])])
+def test_a_branch_whose_parent_is_removed_before_it_is_committed(two, monkeypatch, how, left):
+    one, other = two
+    act = {"prune": lambda: other.prune(["t"]), "delete_thread": lambda: other.delete_thread("t")}[how]
+    meanwhile(monkeypatch, one._lines, "_commit", act)
+    put(one, 3, under=1, values={"n": 3})
+    assert [id_of(found.config) for found in one.list(at())] == [uuid_of(number) for number in left]
+    assert one.store.verify().ok
+
+
+def test_a_run_is_deleted_while_another_process_prunes(two, monkeypatch):
+    one, other = two
+
+    def act():
+        other.prune(["t"])
+        put(other, 3, under=2, values={"n": 3}, run_id="third")
+
+    meanwhile(monkeypatch, scopes, "of_run", act)
+    one.delete_for_runs(["second"])
+    for saver in two:
+        write(saver, 3, ("n", "kept"), task=f"task {id(saver)}")
+    (found,) = one.list(at())
+    assert [value for _, _, value in found.pending_writes] == ["kept", "kept"]
+    report = one.store.verify()
+    assert report.ok, report.problems
+
+
+def test_writes_find_their_place_however_often_another_process_is_faster(two):
+    one, other = two
+    real, left = Trace._commit, [40]
+
+    def later(trace, pending):
+        if trace._store is one.store and left[0]:
+            left[0] -= 1
+            write(other, 2, ("n", left[0]), task=f"faster {left[0]}")
+        return real(trace, pending)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trace, "_commit", later)
+        write(one, 2, ("n", "slow"), task="slow")
+    assert "slow" in [value for _, _, value in one.get_tuple(at()).pending_writes]
