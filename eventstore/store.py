@@ -43,7 +43,7 @@ from .checkpoints import CheckpointStore
 from .codec import as_column, check_key, check_text, encode_body, envelope, normalise_state
 from .control import ENDED
 from .database import Database, Durability
-from .errors import LogCorrupted, MissingKey, RunOwned, ValueRefused
+from .errors import EventStoreError, LogCorrupted, MissingKey, RunOwned, ValueRefused
 from .event import Decision, TraceStarted, utc
 from .fold import MISSING
 from .inbox import BarrierInfo
@@ -438,9 +438,12 @@ class Store:
     def cancel(self, trace_id: str, *, by: str | None = None, reason: str = "") -> bool:
         """Cancel a run from anywhere: at once when nobody runs it, otherwise at its next step.
 
-        Whether it has ended already. Raises TraceEndedError, TraceNotFound.
+        Whether it has ended already. Raises TraceEndedError, TraceNotFound, EventStoreError for an adapter's thread.
         """
         trace = self.open_trace(trace_id)
+        if "scope" in trace.control:
+            adapter, thread_id, *_ = trace.control["scope"]
+            raise EventStoreError(f"trace {trace_id} is no run: it is {adapter}'s thread {thread_id!r}")
         if trace.status not in ENDED and trace.graph_hash:
             try:
                 self._ownership.claim_once(trace, trace._control.get("epoch", 0))

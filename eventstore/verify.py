@@ -156,7 +156,7 @@ class _TraceCheck:
             if base.parent is not None:
                 links[base.seq] = Link()
         starts = {base.seq: self.parent_seq(base) for base in bases.values() if base.parent is not None}
-        below = {seq: self.keys()}
+        below, wanted = {seq: self.keys()}, set(starts.values())
         cursor = self.connection.execute(log.FULL_ROWS, (trace.id, seq, 2**62, -1))
         for row in map(LogRow._make, cursor):
             rows = self.check_row(row, seq, digest)
@@ -167,7 +167,7 @@ class _TraceCheck:
                 if start is not None and start < row.first_seq and seq <= end:
                     link.add_rows(decode_rows(row.body))
             self.fold(row, rows)
-            if seq in starts.values():
+            if seq in wanted:
                 below[seq] = self.keys()
             if (found := bases.pop(seq, None)) is not None:
                 start = starts.get(seq)

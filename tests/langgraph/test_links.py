@@ -82,3 +82,27 @@ def test_a_link_that_does_something_else_is_told(tmp_path):
             "UPDATE base SET body = ?, checksum = ? WHERE id = ?", (body, Place(*row[1:8]).checksum(body), row[0])
         )
         assert [problem.check for problem in store.verify().problems] == ["base"]
+
+
+def test_a_long_list_that_is_cut_at_its_head_makes_no_link_longer_than_the_log(tmp_path):
+    with es.open(tmp_path / "runs.db", durability="normal") as store:
+        saver, config, items = EventStoreSaver(store), CONFIG, [{"n": n, "text": "x" * 500} for n in range(400)]
+        for step in range(400):
+            items = [*items[1:], {"n": 400 + step, "text": "y" * 500}]
+            checkpoint = {
+                **empty_checkpoint(), "id": f"{step:04}", "channel_values": {"log": items},
+                "channel_versions": {"log": f"{step:04}"},
+            }  # fmt: skip
+            config = saver.put(
+                config, checkpoint, {"source": "loop", "step": step, "parents": {}}, {"log": f"{step:04}"}
+            )
+        stats = store.stats()
+        assert stats.c1 <= 1.0
+        assert store.verify().ok
+
+
+def test_a_thread_is_not_cancelled_like_a_run(tmp_path):
+    with EventStoreSaver(tmp_path / "runs.db") as saver:
+        saver.put(CONFIG, {**empty_checkpoint(), "id": "1"}, {"source": "loop", "step": 0, "parents": {}}, {})
+        with pytest.raises(es.EventStoreError, match="is no run: it is langgraph's thread 't'"):
+            saver.store.cancel(saver.place(CONFIG)[0])

@@ -311,4 +311,7 @@ def _net(
     if link is None:
         return None
     covered = tail_bytes + pending.size_bytes
-    return Net(base[0], link.encode(covered), covered, after.control["steps"])
+    body = link.encode(covered)
+    if len(body) > covered:  # a long list that was cut: what the log says of it is shorter
+        return None
+    return Net(base[0], body, covered, after.control["steps"])
