@@ -194,7 +194,8 @@ class Database:
                 yield connection
             finally:
                 if self._closed is None or "forked" not in self._closed:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
                     if self._closed is None and len(self._readers) < _IDLE_READERS:
                         self._readers.append(connection)
                     else:

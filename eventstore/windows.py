@@ -114,6 +114,8 @@ class Windows:
             start, window = self._read(connection, trace, seq)
         if start is not None:
             self._keep((trace, start), window)
+        else:
+            self.keep(trace, seq, window[seq])
         return window[seq]
 
     def _read(self, connection: Any, trace: int, seq: int) -> tuple[int | None, dict[int, Snapshot]]:
@@ -135,19 +137,23 @@ class Windows:
             upto = bases.next_seq(connection, trace, seq) or log.head(connection, row).version
             segments = log.lineage(connection, row, min(max(seq, upto), seq + STRETCH_SEQS))
         window = {start: below}
-        state, control, last, held_bytes = _own(below.state), _own(below.control), start, 0
+        state, control, last = _own(below.state), _own(below.control), start
+        sizes, held_bytes = {start: 0}, 0
         for first_seq, n, body in log.rows(connection, segments, start):
             last = first_seq + n - 1
             try:
                 if is_known:
                     before = dict(state)
                     take_in(state, control, body)
-                    held_bytes += _beside(before, state)
-                    if held_bytes > self._limit_bytes // 4:  # they share little: one is as good as many
+                    window[last], sizes[last] = Snapshot(dict(state), dict(control)), _beside(before, state)
+                    held_bytes += sizes[last]
+                    if held_bytes > self._limit_bytes:  # they share little
                         if last > seq:
                             break
-                        window, held_bytes = {}, 0
-                    window[last] = Snapshot(dict(state), dict(control))
+                        while held_bytes > self._limit_bytes and len(window) > 1:
+                            oldest = next(iter(window))
+                            held_bytes -= sizes.pop(oldest)
+                            del window[oldest]
                 else:
                     fold_rows(control, state, decode_rows(body))
             except (ValueError, TypeError, KeyError, StateError) as error:
@@ -203,7 +209,7 @@ class Windows:
             return False
 
     def keep(self, trace: int, seq: int, snapshot: Snapshot) -> None:
-        """Remember the state at the trace's end, which is known anyway, in the place of the one kept so before."""
+        """Remember a state that is known anyway, at the trace's end mostly, in the place of the one kept so before."""
         with self._lock:
             self._tips.keep(trace, (seq, snapshot), size_bytes(snapshot.state))
 

@@ -16,7 +16,7 @@ from eventstore.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("ours")
 COUNT = 8
-RUNS = 12
+RUNS = 6
 SHARED = "talk shared"
 
 
@@ -88,17 +88,15 @@ def whole(kind):
 # Threads of their own
 
 
-def run_own(saver, tell, number, runs):
-    for run in range(runs):
-        for kind in GRAPHS:
-            go_on(saver, f"{kind} {number} {run}", tell, ["sync", "async"][run % 2])
+def run_own(saver, tell, number):
+    for run, kind in enumerate(GRAPHS):
+        go_on(saver, f"{kind} {number}", tell, ["sync", "async"][(number + run) % 2])
 
 
 def test_each_on_threads_of_its_own(file, told):
-    runs = RUNS // 6
-    lines = together(file, told, *[(run_own, runs)] * COUNT)
+    lines = together(file, told, *[(run_own,)] * COUNT)
     with EventStoreSaver(file) as saver:
-        for thread in [f"{kind} {number} {run}" for kind in GRAPHS for number in range(COUNT) for run in range(runs)]:
+        for thread in [f"{kind} {number}" for kind in GRAPHS for number in range(COUNT)]:
             values, checkpoints = whole(kind_of(thread))
             parents = {id_of(found.config): id_of(found.parent_config) for found in saver.list(at(thread))}
             assert parents == acknowledged(lines, thread) and len(parents) == checkpoints
@@ -152,7 +150,7 @@ def test_all_on_one_thread(path, told):
 
 
 def run_and_read(saver, tell, number):
-    for run in range(RUNS // 3):
+    for run in range(RUNS // 2):
         ask(saver, tell, number, run)
         thread = f"search {number} {run}"
         go_on(saver, thread, tell)
@@ -176,7 +174,7 @@ def test_one_removes_what_the_others_write(path, told, how):
     lines = together(path, told, (remove, how), *[(run_and_read,)] * (COUNT - 1))
     values, _ = whole("search")
     ended = {line[1]: line[2] for line in lines if line[0] == "ended"}
-    assert len(ended) == (COUNT - 1) * (RUNS // 3) and all(found == values for found in ended.values())
+    assert len(ended) == (COUNT - 1) * (RUNS // 2) and all(found == values for found in ended.values())
     last = max(number for number, line in enumerate(lines) if line == ["removed", SHARED])
     with EventStoreSaver(path) as saver:
         for thread in ended:

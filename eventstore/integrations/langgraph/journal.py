@@ -122,7 +122,7 @@ class Journals:
                 raise StorageError(self._store.path, "interrupted; whether the writes were committed is not known")
 
     def _is_patient(self) -> bool:
-        if self._hurried:
+        if self._hurried > 0:
             self._hurried -= 1
             return False
         return self._wait_s > 0
@@ -213,6 +213,8 @@ class Journals:
             failure = error
         for waiting in batch:
             waiting.settle(failure)
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
 
     def _append(self, key: ScopeKey, queue: Queue, batch: list[Writes]) -> None:
         trace = queue.trace or self._find(key, queue)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from operator import is_
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -39,6 +40,9 @@ from .values import Serializer, change_of
 LINES = 256
 LINES_BYTES = 64 * 1024 * 1024
 """How many lines are remembered, and how much their states may hold together."""
+WRITTEN = 256
+FIXED = frozenset((str, int, float, bool, bytes, type(None)))
+"""Types of values that cannot be edited in place."""
 GIVEN = 32
 """Of how many checkpoints, handed out for a run to go on from, the items of lists are remembered."""
 ATTEMPTS = 16
@@ -48,8 +52,19 @@ PARENT_GONE = "the history to fork from is gone"
 """What the guard of the trace table says."""
 _NOTHING: Mapping[str, Any] = {}
 _random = random.Random()
-Items = dict[str, tuple[Any, ...]]
+Items = dict[str, "Remembered"]
 Commit = Callable[[ScopeKey, Append, Trace | None], object]
+
+
+class Remembered(NamedTuple):
+    """The items of a list as they were handed over, and their identities."""
+
+    items: tuple[Any, ...]
+    ids: set[int]
+
+    def holds(self, objects: Iterable[Any]) -> bool:
+        """Whether one of these objects is an item."""
+        return any(id(each) in self.ids for each in objects)
 
 
 class Line(NamedTuple):
@@ -118,13 +133,22 @@ class Lines:
         self._lock = threading.Lock()
         self._lines = Recent[ScopeKey, Line](LINES, LINES_BYTES)
         self._given = Recent[tuple[int | None, int | None], Items](GIVEN, LINES_BYTES)
+        self._written = Recent[tuple[ScopeKey, str], list[Any]](WRITTEN, LINES_BYTES)
         self._scope_locks: WeakValueDictionary[ScopeKey, Any] = WeakValueDictionary()
 
     def remember(self, row: ScopeCheckpoint, values: Mapping[str, Any], size: int) -> None:
         """A run may be about to go on from this checkpoint, with these very values, of about `size` bytes."""
-        items = {channel: tuple(value) for channel, value in values.items() if type(value) is list}
+        items = {channel: remembered(value) for channel, value in values.items() if type(value) is list}
         with self._lock:
             self._given.keep((row.trace, row.seq), items, size)
+
+    def written(self, key: ScopeKey, name: str, values: Iterable[Any]) -> None:
+        """A task writes these values after that checkpoint: items of theirs that are old ones may have been edited."""
+        with self._lock:
+            known = self._written.get((key, name)) or []
+            for value in values:
+                known.extend(each for each in (value if type(value) is list else [value]) if type(each) not in FIXED)
+            self._written.keep((key, name), known, 0)
 
     def forget(self, key: ScopeKey) -> None:
         """What is remembered of the line may be gone."""
@@ -189,7 +213,7 @@ class Lines:
         trace = line.trace
         state, control = trace._live(), trace._control
         draft = ChannelDraft(state)
-        items = self._draft(serde, draft, put, state, control, line.items, self._taken(trace._row.id, line.seq))
+        items = self._draft(serde, key, draft, put, state, control, line.items, self._taken(trace._row.id, line.seq))
         data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=True, parent=None)
         events = [Envelope("node_executed", {"node": nodes_of(data)}), Envelope("checkpoint_put", data)]
         wire = [*draft.body(), *events]
@@ -224,7 +248,7 @@ class Lines:
         else:
             first = envelope(TraceStarted(label, {}))
         draft = ChannelDraft(state)
-        items = self._draft(serde, draft, put, state, control, {}, given)
+        items = self._draft(serde, key, draft, put, state, control, {}, given)
         follows = owner is not None
         named = None if follows else put.parent
         data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=follows, parent=named)
@@ -248,29 +272,37 @@ class Lines:
     def _draft(
         self,
         serde: Serializer,
+        key: ScopeKey,
         draft: ChannelDraft,
         put: Put,
         state: Mapping[str, Any],
         control: Mapping[str, Any],
-        remembered: Items,
+        before_it: Items,
         given: Items,
     ) -> Items:
-        """Draft what the checkpoint changes; gives the items of its lists, to be remembered."""
+        """Draft what the checkpoint changes; gives the items of its lists, to be remembered.
+
+        An old item that a task of this superstep wrote may have been edited in place, and so may any where the writes
+        are not known: then lists are compared by their bytes.
+        """
+        with self._lock:
+            written = None if put.parent is None else self._written.pop((key, put.parent))
         values, versions = put.checkpoint["channel_values"], put.checkpoint["channel_versions"]
         versions_before = control.get("versions", _NOTHING)
         items: Items = {}
         for channel, value in values.items():
             before, version = state.get(channel), versions.get(channel)
-            was = None if self._exact else _latest(value, remembered.get(channel), given.get(channel))
+            was = None if self._exact else _latest(value, before_it.get(channel), given.get(channel))
             stayed = version is not None and versions_before.get(channel) == version
             if before is not None and stayed and channel not in put.changed:
                 if was is not None:
                     items[channel] = was
                 continue
-            for op, changed in change_of(serde, before, was, value):
+            is_trusted = was is not None and written is not None and not was.holds(written)
+            for op, changed in change_of(serde, before, was.items if was and is_trusted else None, value):
                 draft.change(channel, op, changed)
             if type(value) is list:
-                items[channel] = tuple(value)
+                items[channel] = remembered(value, was)
         for channel in state:
             if channel not in values:
                 draft.drop(channel)
@@ -286,11 +318,25 @@ class Lines:
             self._lines.keep(key, line, size)
 
 
-def _latest(value: Any, remembered: tuple[Any, ...] | None, given: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+def remembered(items: list[Any], before: Remembered | None = None) -> Remembered:
+    """The items of a list; `before`: of the list that it may have grown from, whose identities are taken over.
+
+    >>> one, two = object(), object()
+    >>> remembered([one, two], remembered([one])).holds([two])
+    True
+    """
+    if before is not None and len(items) >= len(before.items) and all(map(is_, before.items, items)):
+        before.ids.update(map(id, items[len(before.items) :]))
+        return Remembered(tuple(items), before.ids)
+    return Remembered(tuple(items), set(map(id, items)))
+
+
+def _latest(value: Any, before_it: Remembered | None, given: Remembered | None) -> Remembered | None:
     """The items that the list was made of: the run's own, or those that it was given when it went on from here."""
-    if type(value) is not list or given is None or remembered is None:
-        return remembered if given is None else given
-    return remembered if value and remembered and value[0] is remembered[0] else given
+    if type(value) is not list or given is None or before_it is None:
+        return before_it if given is None else given
+    own = before_it.items
+    return before_it if value and own and value[0] is own[0] else given
 
 
 def _copied(state: Mapping[str, Any], control: Mapping[str, Any]) -> Snapshot:

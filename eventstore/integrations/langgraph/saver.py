@@ -196,6 +196,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
 
         Raises storage errors, what the serializer raises.
         """
+        self._lines.written(_key(config), config["configurable"]["checkpoint_id"], [value for _, value in writes])
         self._put_writes(config, writes, task_id, task_path, may_wait=True)
 
     def _put_writes(
@@ -288,6 +289,7 @@ class EventStoreSaver(BaseCheckpointSaver[str]):
         self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """`put_writes`, on a thread."""
+        self._lines.written(_key(config), config["configurable"]["checkpoint_id"], [value for _, value in writes])
         await self._run(lambda: self._put_writes(config, writes, task_id, task_path, may_wait=False))
 
     async def adelete_thread(self, thread_id: str) -> None:

@@ -118,6 +118,8 @@ class ThreadImport:
             with _telling(name):
                 if name not in there or there[name].trace is None:
                     checkpoint, metadata = self._checkpoint(space, name, held)
+                    if (parent := space.parents[name]) is not None:
+                        lines.written(space.key, parent, ())  # nothing is edited in place here
                     lines.put(
                         self._pieces,
                         space.key,

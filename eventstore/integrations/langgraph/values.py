@@ -170,6 +170,8 @@ def change_of_bytes(before: Opaque | None, now: Opaque) -> Sequence[Change]:
 
 def _by_identity(serde: Serializer, before: Opaque, was: Sequence[Any], items: list[Any]) -> Sequence[Change]:
     if len(items) >= len(was) and all(map(is_, was, items)):
+        if len(items) == len(was):  # and yet the channel was written
+            return change_of_bytes(before, encoded(serde, items))
         return _grown(serde, before, items, len(was))
     if not before.codec.endswith(CHUNKS):
         if items and (trimmed := _trimmed(was, items)):
