@@ -56,15 +56,35 @@ Items = dict[str, "Remembered"]
 Commit = Callable[[ScopeKey, Append, Trace | None], object]
 
 
-class Remembered(NamedTuple):
-    """The items of a list as they were handed over, and their identities."""
+class Remembered:
+    """The items of a list as they were handed over.
 
-    items: tuple[Any, ...]
-    ids: set[int]
+    >>> one, two = object(), object()
+    >>> before = Remembered([one])
+    >>> before.begin([one, two]), Remembered([one, two], before).holds([two])
+    (True, True)
+    """
 
-    def holds(self, objects: Iterable[Any]) -> bool:
+    __slots__ = ("_ids", "items")
+
+    def __init__(self, items: list[Any], before: Remembered | None = None) -> None:
+        """`before`: of the list that it has grown from, whose identities it takes over."""
+        self.items = tuple(items)
+        self._ids: set[int] | None = None if before is None else before._ids
+        if before is not None and self._ids is not None:
+            self._ids.update(map(id, items[len(before.items) :]))
+
+    def begins(self, items: list[Any]) -> bool:
+        """Whether these very items begin a list."""
+        return len(items) >= len(self.items) and all(map(is_, self.items, items))
+
+    def holds(self, objects: list[Any]) -> bool:
         """Whether one of these objects is an item."""
-        return any(id(each) in self.ids for each in objects)
+        if not objects:
+            return False
+        if self._ids is None:
+            self._ids = set(map(id, self.items))
+        return any(id(each) in self._ids for each in objects)
 
 
 class Line(NamedTuple):
@@ -138,7 +158,7 @@ class Lines:
 
     def remember(self, row: ScopeCheckpoint, values: Mapping[str, Any], size: int) -> None:
         """A run may be about to go on from this checkpoint, with these very values, of about `size` bytes."""
-        items = {channel: remembered(value) for channel, value in values.items() if type(value) is list}
+        items = {channel: Remembered(value) for channel, value in values.items() if type(value) is list}
         with self._lock:
             self._given.keep((row.trace, row.seq), items, size)
 
@@ -299,10 +319,11 @@ class Lines:
                     items[channel] = was
                 continue
             is_trusted = was is not None and written is not None and not was.holds(written)
-            for op, changed in change_of(serde, before, was.items if was and is_trusted else None, value):
+            grown = was is not None and type(value) is list and was.begins(value)
+            for op, changed in change_of(serde, before, was.items if was and is_trusted else None, value, grown):
                 draft.change(channel, op, changed)
             if type(value) is list:
-                items[channel] = remembered(value, was)
+                items[channel] = Remembered(value, was if grown else None)
         for channel in state:
             if channel not in values:
                 draft.drop(channel)
@@ -316,19 +337,6 @@ class Lines:
         size = 0 if line.trace._state is None else size_bytes(line.trace._state)
         with self._lock:
             self._lines.keep(key, line, size)
-
-
-def remembered(items: list[Any], before: Remembered | None = None) -> Remembered:
-    """The items of a list; `before`: of the list that it may have grown from, whose identities are taken over.
-
-    >>> one, two = object(), object()
-    >>> remembered([one, two], remembered([one])).holds([two])
-    True
-    """
-    if before is not None and len(items) >= len(before.items) and all(map(is_, before.items, items)):
-        before.ids.update(map(id, items[len(before.items) :]))
-        return Remembered(tuple(items), before.ids)
-    return Remembered(tuple(items), set(map(id, items)))
 
 
 def _latest(value: Any, before_it: Remembered | None, given: Remembered | None) -> Remembered | None:

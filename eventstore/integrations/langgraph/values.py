@@ -129,11 +129,16 @@ def apart(serde: Serializer, values: Opaque) -> list[Any]:
 
 
 def change_of(
-    serde: Serializer, before: Opaque | None, remembered: Sequence[Any] | None, value: Any
+    serde: Serializer,
+    before: Opaque | None,
+    remembered: Sequence[Any] | None,
+    value: Any,
+    is_longer: bool = False,
 ) -> Sequence[Change]:
     """What makes `value` of the value `before` (None: there was none), to be done in turn.
 
-    `remembered`: the items of the list when `before` was made of it; without them bytes are compared.
+    `remembered`: the items of the list when `before` was made of it; without them bytes are compared. `is_longer`:
+    the list begins with these very items.
 
     >>> from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     >>> serde = JsonPlusSerializer()
@@ -142,7 +147,7 @@ def change_of(
     """
     if type(value) is not list or before is None or before.count is None or remembered is None:
         return change_of_bytes(before, encoded(serde, value))
-    return _by_identity(serde, before, remembered, value)
+    return _by_identity(serde, before, remembered, value, is_longer)
 
 
 def change_of_bytes(before: Opaque | None, now: Opaque) -> Sequence[Change]:
@@ -168,8 +173,10 @@ def change_of_bytes(before: Opaque | None, now: Opaque) -> Sequence[Change]:
     return [_splice(start, len(was) - start - end, Opaque(now.codec, b"".join(middle), len(middle)))]
 
 
-def _by_identity(serde: Serializer, before: Opaque, was: Sequence[Any], items: list[Any]) -> Sequence[Change]:
-    if len(items) >= len(was) and all(map(is_, was, items)):
+def _by_identity(
+    serde: Serializer, before: Opaque, was: Sequence[Any], items: list[Any], is_longer: bool
+) -> Sequence[Change]:
+    if is_longer:
         if len(items) == len(was):  # and yet the channel was written
             return change_of_bytes(before, encoded(serde, items))
         return _grown(serde, before, items, len(was))
