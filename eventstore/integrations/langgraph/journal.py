@@ -35,7 +35,7 @@ from .lines import label_of
 from .values import Serializer, apart, together
 
 JOURNALS = 256
-FIRST_PENALTY, LAST_PENALTY = 16, 4096
+FIRST_PENALTY, LAST_PENALTY = 64, 4096
 _random = random.Random()
 
 

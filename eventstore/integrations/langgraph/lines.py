@@ -61,7 +61,7 @@ class Remembered:
 
     >>> one, two = object(), object()
     >>> before = Remembered([one])
-    >>> before.begin([one, two]), Remembered([one, two], before).holds([two])
+    >>> before.begins([one, two]), Remembered([one, two], before).holds([two])
     (True, True)
     """
 
