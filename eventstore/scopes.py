@@ -52,13 +52,13 @@ PAGE_OF_ALL = (
     f"{COLUMNS} FROM scope_checkpoint c JOIN scope s ON s.id = c.scope WHERE s.adapter = ?5 AND ?1 IS NULL{_PAGE}"
 )
 IS_READ = "SELECT 1 FROM scope_trace WHERE trace = ?1 UNION ALL SELECT 1 FROM trace WHERE parent = ?1 LIMIT 1"
-OF_ADAPTER = "SELECT 1 FROM scope_trace WHERE trace = ? LIMIT 1"
 COPY_ROWS = (
     "INSERT INTO scope_checkpoint (scope, name, parent, trace, seq, status, run_id, metadata, writes)"
     " SELECT ?2, name, parent, trace, seq, status, run_id, metadata, writes FROM scope_checkpoint WHERE scope = ?1"
 )
 COPY_TRACES = "INSERT OR IGNORE INTO scope_trace (trace, scope) SELECT trace, ?2 FROM scope_trace WHERE scope = ?1"
 PAGE_ROWS = 256
+NO_WRITES = "[]"
 _seqs = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
@@ -87,7 +87,7 @@ class ScopeCheckpoint(NamedTuple):
     @property
     def written(self) -> list[tuple[int, int]]:
         """Where its writes stand: the journal's row id and the seq."""
-        return [] if self.writes == "[]" else _seqs(self.writes)
+        return [] if self.writes == NO_WRITES else _seqs(self.writes)
 
 
 class ScopeKey(NamedTuple):
@@ -187,9 +187,12 @@ def page(
     return [ScopeCheckpoint._make(row) for row in rows]
 
 
-def is_adapters(connection: apsw.Connection, trace: int) -> bool:
-    """Whether a scope reads that trace."""
-    return connection.execute(OF_ADAPTER, (trace,)).fetchone() is not None
+def enter(connection: apsw.Connection, key: ScopeKey) -> Scope:
+    """The scope of that name, made where there is none."""
+    connection.execute(ENTER, key)
+    found = find(connection, key)
+    assert found is not None
+    return found
 
 
 # What goes. Each inside the caller's transaction.
@@ -229,9 +232,7 @@ def set_journal(connection: apsw.Connection, scope: int, trace: int | None) -> N
 
 def copy(connection: apsw.Connection, source: Scope, target: ScopeKey, by: str) -> None:
     """Give `target` the source's checkpoints and writes, by reference."""
-    connection.execute(ENTER, target)
-    found = find(connection, target)
-    assert found is not None
+    found = enter(connection, target)
     connection.execute(COPY_ROWS, (source.id, found.id))
     connection.execute(COPY_TRACES, (source.id, found.id))
     unread(connection, found, by)
@@ -258,11 +259,3 @@ def unread(connection: apsw.Connection, scope: Scope, by: str) -> None:
             retention.erase_rows(connection, row, by)
             if row.parent is not None:
                 gone.add(row.parent)
-
-
-def enter(connection: apsw.Connection, key: ScopeKey) -> Scope:
-    """The scope of that name, made where there is none."""
-    connection.execute(ENTER, key)
-    found = find(connection, key)
-    assert found is not None
-    return found

@@ -2,7 +2,7 @@
 
 From the base before a place the log is folded forward to it, and the state after each commit is kept on the way.
 Those states share what did not change, opaque lists that grew included, so a window is about as large as its last
-state. The log never changes, so a window never goes stale: the cache is bounded in bytes and nothing else.
+state. The log never changes, so a window never goes stale: the cache is bounded, and nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLACE_BYTES = 2048
 """What a kept state costs beside its values, about."""
 TIPS = 256
 """How many traces' ends are kept."""
-ASKED = 4096
+BASES = ASKED = 4096
 STRETCH_SEQS = 2048
 """How far beyond a place its neighbours are kept, where no base comes sooner."""
 
@@ -96,8 +96,7 @@ class Windows:
         self._where: dict[tuple[int, int], tuple[int, int]] = {}
         self._bytes = 0
         self._asked: set[int] = set()
-        self._bases: dict[int, Snapshot] = {}
-        self._base_bytes = 0
+        self._bases = Recent[int, Snapshot](BASES, limit_bytes)
         self._tips = Recent[int, tuple[int, Snapshot]](TIPS, limit_bytes)
 
     def at(self, trace: int, seq: int) -> Snapshot:
@@ -191,11 +190,7 @@ class Windows:
                 return None
             found = Snapshot(state, control)
             with self._lock:
-                self._base_bytes += len(base.body)
-                if self._base_bytes > self._limit_bytes:
-                    self._bases.clear()
-                    self._base_bytes = len(base.body)
-                self._bases[base.id] = found
+                self._bases.keep(base.id, found, len(base.body))
         return found
 
     def _is_known(self, trace: int) -> bool:

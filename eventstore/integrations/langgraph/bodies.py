@@ -47,26 +47,17 @@ def checkpoint_data(
     >>> data[0], data[2:]
     ('1f', [[['1', ['n']]], {}, {'source': 'input'}, True, None, 2])
     """
-    versions, seen = checkpoint["channel_versions"], checkpoint["versions_seen"]
-    versions_before, seen_before = control.get("versions", _NOTHING), control.get("seen", _NOTHING)
-    is_whole = not (versions.keys() >= versions_before.keys() and seen.keys() >= seen_before.keys())
-    if is_whole:
-        versions_before = seen_before = _NOTHING
-    by_version: dict[Any, list[str]] = {}
-    for channel, version in versions.items():
-        before = versions_before.get(channel)
-        if before != version or type(before) is not type(version):
-            by_version.setdefault(version, []).append(channel)
+    is_whole, versions, seen = _changed(checkpoint["channel_versions"], checkpoint["versions_seen"], control)
     updated: Any = checkpoint.get("updated_channels", False)
     if updated is not None and updated is not False:
-        changed = sorted(channel for channels in by_version.values() for channel in channels)
+        changed = sorted(channel for _, channels in versions for channel in channels)
         updated = True if updated == changed else list(updated)
     other = {key: value for key, value in checkpoint.items() if key not in KNOWN}
     data = [
         packed_id(checkpoint["id"]),
         _in_us(checkpoint["ts"]),
-        list(map(list, by_version.items())),
-        {node: dict(found) for node, found in seen.items() if seen_before.get(node) != found},
+        versions,
+        seen,
         dict(metadata) if is_json(metadata) else encoded(serde, dict(metadata)),
         follows,
         updated,
@@ -76,6 +67,23 @@ def checkpoint_data(
         encoded(serde, other) if other else None,
     ]
     return _trimmed(data)
+
+
+def _changed(
+    versions: Mapping[str, Any], seen: Mapping[str, Any], before: Mapping[str, Any]
+) -> tuple[bool, list[list[Any]], dict[str, Any]]:
+    """Whether some are gone since that control; `[version, channels]` and what nodes have seen, the changed or all."""
+    versions_before, seen_before = before.get("versions", _NOTHING), before.get("seen", _NOTHING)
+    is_whole = not (versions.keys() >= versions_before.keys() and seen.keys() >= seen_before.keys())
+    if is_whole:
+        versions_before = seen_before = _NOTHING
+    by_version: dict[Any, list[str]] = {}
+    for channel, version in versions.items():
+        was = versions_before.get(channel)
+        if was != version or type(was) is not type(version):
+            by_version.setdefault(version, []).append(channel)
+    news = {node: dict(found) for node, found in seen.items() if seen_before.get(node) != found}
+    return is_whole, [[version, channels] for version, channels in by_version.items()], news
 
 
 def _trimmed(data: list[Any]) -> list[Any]:
@@ -160,21 +168,14 @@ def moved_data(
     control: Mapping[str, Any], before: Mapping[str, Any], metadata: Any, *, follows: bool, parent: str | None
 ) -> list[Any]:
     """The data of the event that puts a checkpoint anew, over `before`. `metadata`: where control has none."""
-    kept, versions, seen = control["checkpoint"], control.get("versions", _NOTHING), control.get("seen", _NOTHING)
-    versions_before, seen_before = before.get("versions", _NOTHING), before.get("seen", _NOTHING)
-    is_whole = not (versions.keys() >= versions_before.keys() and seen.keys() >= seen_before.keys())
-    if is_whole:
-        versions_before = seen_before = _NOTHING
-    by_version: dict[Any, list[str]] = {}
-    for channel, version in versions.items():
-        if versions_before.get(channel) != version:
-            by_version.setdefault(version, []).append(channel)
+    kept = control["checkpoint"]
+    is_whole, versions, seen = _changed(control.get("versions", _NOTHING), control.get("seen", _NOTHING), before)
     return _trimmed(
         [
             packed_id(kept["name"]),
             kept["at"],
-            list(map(list, by_version.items())),
-            {node: found for node, found in seen.items() if seen_before.get(node) != found},
+            versions,
+            seen,
             kept.get("metadata", metadata),
             follows,
             kept["updated"],

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from eventstore.errors import EventStoreError
-from eventstore.scopes import ScopeCheckpoint, ScopeKey
+from eventstore.scopes import NO_WRITES, ScopeCheckpoint, ScopeKey
 
 Rows = Mapping[str, ScopeCheckpoint]
 """What a store has of a namespace, by the checkpoints' ids."""
 NOTHING: Rows = {}
-NO_WRITES = "[]"
 
 
 class ImportRefused(EventStoreError):

@@ -17,20 +17,21 @@ from typing import Any, NamedTuple
 import msgspec
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 
-from eventstore import chain, log, scopes
-from eventstore.codec import Envelope, as_column, decode_rows, encode_body, envelope
+from eventstore import log, scopes
+from eventstore.codec import Envelope, decode_rows, envelope
 from eventstore.errors import LogCorrupted, StorageError, TraceErased, TraceNotFound, WrongExpectedVersion
 from eventstore.event import TraceStarted
-from eventstore.log import LogRow, TraceRow
+from eventstore.log import LogRow
 from eventstore.opaque import Opaque
 from eventstore.pending import Pending
 from eventstore.reduce import ReducerRegistry
 from eventstore.scope_event import packed_id, unpacked_id
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
-from eventstore.store import Store, uuid7
+from eventstore.store import Store
 from eventstore.trace import Trace
 from eventstore.writer import Append
 
+from .beginning import begun, first_append
 from .lines import label_of
 from .values import Serializer, apart, together
 
@@ -243,22 +244,15 @@ class Journals:
 
     def _begin(self, key: ScopeKey, queue: Queue, batch: list[Writes]) -> None:
         events = [writes.envelope() for writes in batch]
-        store, trace_id = self._store, uuid7()
         label = label_of(key) + " (writes)"
         wire = [envelope(TraceStarted(label, {})), Envelope("scope_entered", list(key)), *events]
-        body, own_id, at_us = encode_body(wire, True), _random.getrandbits(63), time.time_ns() // 1000
-        digest = chain.extend(chain.genesis(trace_id), 1, len(wire), at_us, own_id, body)
-        row = (0, 1, len(wire), own_id, at_us, digest, as_column(body))
-        append = Append(trace_id, row, new_trace=(trace_id, label, None, 0, at_us))
+        append = first_append(label, wire)
         append.extras = [*scopes.entered(key), scopes.journal_made(key)]
         append.extras += [scopes.writes_put(None, writes.checkpoint, seq) for seq, writes in enumerate(batch, 3)]
-        store._writer.commit(append)
-        made = TraceRow(append.row[0], trace_id, label, None, 0, at_us, "running")
-        with store._database.reader() as connection:
-            scope = scopes.find(connection, key)
-        if scope is not None:
-            queue.scope = scope.id
-            queue.trace = Trace(store, made, log.Head(len(wire), digest, at_us), ReducerRegistry())
+        self._store._writer.commit(append)
+        found = begun(self._store, key, append)
+        if found is not None:
+            queue.scope, queue.trace = found
 
 
 def _drain(queue: Queue, batch: list[Waiting]) -> list[Waiting]:

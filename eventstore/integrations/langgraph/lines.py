@@ -8,31 +8,29 @@ at its parent, in the same commit; a put without a parent that is known starts o
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from operator import is_
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
-from eventstore import chain, log, scopes
+from eventstore import log, scopes
 from eventstore.bases import Net
-from eventstore.codec import Envelope, as_column, encode_body, envelope, json_encode
+from eventstore.codec import Envelope, envelope, json_encode
 from eventstore.errors import StorageError, TraceErased, TraceExists, TraceNotFound, WrongExpectedVersion
 from eventstore.event import TraceForked, TraceStarted
 from eventstore.fold import apply, apply_control
 from eventstore.link import between
-from eventstore.log import Head, TraceRow
 from eventstore.pending import Pending, Statement
 from eventstore.policy import AdaptiveFold
 from eventstore.reduce import ReducerRegistry
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
-from eventstore.store import Store, uuid7
+from eventstore.store import Store
 from eventstore.trace import Trace
 from eventstore.windows import Recent, Snapshot, Windows, size_bytes
 from eventstore.writer import Append
 
+from .beginning import Origin, begun, first_append
 from .bodies import checkpoint_data, nodes_of
 from .channels import ChannelDraft
 from .values import Serializer, change_of
@@ -51,7 +49,6 @@ LINE_POLICY = AdaptiveFold(max_link_bytes=65_536)
 PARENT_GONE = "the history to fork from is gone"
 """What the guard of the trace table says."""
 _NOTHING: Mapping[str, Any] = {}
-_random = random.Random()
 Items = dict[str, "Remembered"]
 Commit = Callable[[ScopeKey, Append, Trace | None], object]
 
@@ -251,43 +248,36 @@ class Lines:
     def _begin(self, serde: Serializer, key: ScopeKey, put: Put) -> None:
         """A new trace: a fork at the parent, or one of its own where no parent is known."""
         parent = None if put.parent is None else self._row(key, put.parent)
-        store, trace_id, label = self._store, uuid7(), label_of(key)
-        control: Mapping[str, Any] = _NOTHING
-        state: Mapping[str, Any] = _NOTHING
+        label, control, state = label_of(key), _NOTHING, _NOTHING
         given: Items = {}
-        after, at_us, previous, owner = 0, time.time_ns() // 1000, chain.genesis(trace_id), None
+        origin: Origin | None = None
         if parent is not None and parent.trace is not None and parent.seq is not None:
             state, control = self._windows.at(parent.trace, parent.seq)
             given = self._taken(parent.trace, parent.seq)
-            with store._database.reader() as connection:
+            with self._store._database.reader() as connection:
                 parent_trace = log.trace_by_row(connection, parent.trace)
-                head = log.boundary(connection, parent_trace, parent.seq)
                 owner = log.lineage(connection, parent_trace, parent.seq)[-1].trace
-            after, at_us, previous = parent.seq, max(at_us, head.at_us), head.digest
-            first = envelope(TraceForked(label, parent_trace.trace_id, after))
+                origin = Origin(owner, log.boundary(connection, parent_trace, parent.seq))
+            first = envelope(TraceForked(label, parent_trace.trace_id, parent.seq))
         else:
             first = envelope(TraceStarted(label, {}))
         draft = ChannelDraft(state)
         items = self._draft(serde, key, draft, put, state, control, {}, given)
-        follows = owner is not None
+        follows = origin is not None
         named = None if follows else put.parent
         data = checkpoint_data(serde, put.checkpoint, put.metadata, control, follows=follows, parent=named)
         events = [Envelope("node_executed", {"node": nodes_of(data)}), Envelope("checkpoint_put", data)]
         if control.get("scope") != list(key):
             events.insert(0, Envelope("scope_entered", list(key)))
         wire = [first, *draft.body(), *events]
-        body, own_id, seq = encode_body(wire, True), _random.getrandbits(63), after + len(wire)
-        digest = chain.extend(previous, after + 1, len(wire), at_us, own_id, body)
-        row = (0, after + 1, len(wire), own_id, at_us, digest, as_column(body))
-        append = Append(trace_id, row, new_trace=(trace_id, label, owner, after, at_us))
+        append = first_append(label, wire, origin)
+        seq = append.expected_version + len(wire)
         append.extras = [*scopes.entered(key), put.row(None, seq, data)]
         self._commit(key, append, None)
-        made = TraceRow(append.row[0], trace_id, label, owner, after, at_us, "running")
-        trace = Trace(store, made, Head(seq, digest, at_us), ReducerRegistry())
-        with store._database.reader() as connection:
-            scope = scopes.find(connection, key)
-        if scope is not None:
-            self._keep(key, Line(trace, scope.id, put.checkpoint["id"], seq, items))
+        found = begun(self._store, key, append)
+        if found is not None:
+            scope, trace = found
+            self._keep(key, Line(trace, scope, put.checkpoint["id"], seq, items))
 
     def _draft(
         self,

@@ -29,7 +29,6 @@ from .values import CHUNKS, Serializer, chunks_of, decoded
 ADAPTER = "langgraph"
 ATTEMPTS = 16
 WRITTEN = 256
-NO_WRITES = "[]"
 FIRST_ROWS = 16
 """How many rows a list looks at first: most are read for the newest few."""
 _json = msgspec.json.Decoder().decode
@@ -225,7 +224,7 @@ class Reading:
 
     def _written(self, connection: Any, row: ScopeCheckpoint) -> list[Writes]:
         """The writes of a checkpoint, remembered: what stands at a place of a journal never changes."""
-        if row.writes == NO_WRITES:
+        if row.writes == scopes.NO_WRITES:
             return []
         found = self._written_before.get(row.writes)
         if found is None:

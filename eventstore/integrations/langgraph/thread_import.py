@@ -17,12 +17,12 @@ from langgraph.checkpoint.base import CheckpointTuple
 from eventstore import scopes
 from eventstore.codec import same
 from eventstore.errors import EventStoreError, ValueRefused
-from eventstore.scopes import ScopeKey
+from eventstore.scopes import NO_WRITES, ScopeKey
 from eventstore.store import Store
 from eventstore.windows import Windows
 
 from . import journal
-from .families import NO_WRITES, NOTHING, ImportRefused, Namespace, Rows, has_all, parents_first, refuse_another
+from .families import NOTHING, ImportRefused, Namespace, Rows, has_all, parents_first, refuse_another
 from .journal import Journals
 from .lines import Lines, Put
 from .pieces import Held, Piece, Pieces, msgpack_of
