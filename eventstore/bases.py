@@ -282,13 +282,13 @@ def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) ->
             control, state = decode_whole(base.body)
             break
         links.append(decode_link(base.body))
-        row = connection.execute(BY_ID, (base.parent,)).fetchone()
-        if row is None:
+        below = by_id(connection, base.parent)
+        if below is None:
             if base.parent != EMPTY:
                 raise ValueError(f"its parent {base.parent} is gone")
             control, state = {}, {}
             break
-        base = Base._make(row)
+        base = below
     for link in reversed(links):
         link.apply(control if with_control else None, state)
     return control, state, len(links)
