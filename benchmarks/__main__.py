@@ -14,7 +14,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from . import (
+from . import report
+from .bench import Bench
+from .cases import (
     chat,
     concurrency,
     export,
@@ -22,13 +24,11 @@ from . import (
     langgraph_cases,
     lookback,
     memory,
-    report,
     runs,
     scale,
     side_by_side,
     steps,
 )
-from .bench import Bench
 from .result import Measure
 
 CASES: dict[str, Callable[[Bench], Iterator[Measure]]] = {

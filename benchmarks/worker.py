@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
@@ -49,6 +50,10 @@ def main(name: str, call: str) -> None:
     module, _, attribute = name.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), attribute)
     args, kwargs = msgspec.json.decode(call)
+    hints = get_type_hints(function)
+    names = [*signature(function).parameters]
+    args = [msgspec.convert(value, hints[name]) for name, value in zip(names, args, strict=False)]
+    kwargs = {name: msgspec.convert(value, hints[name]) for name, value in kwargs.items()}
     sys.stdout.buffer.write(msgspec.json.encode(function(*args, **kwargs)))
 
 

@@ -17,7 +17,6 @@ import msgspec
 
 import eventstore as es
 
-Scalar = int | float | str | bool
 SMALL_KEYS = 20
 
 
@@ -28,8 +27,8 @@ class WrongResult(Exception):
 class StepInput(msgspec.Struct, frozen=True):
     """What one step writes."""
 
-    puts: dict[str, Scalar]
-    message: dict[str, str] | None = None
+    puts: dict[str, Any]
+    message: dict[str, Any] | None = None
 
     def write(self, step: es.Step) -> None:
         """Write it through the engine."""
@@ -49,7 +48,8 @@ CHAT_REDUCERS = {"messages": es.Reducer.APPEND}
 SMALL_STATE: dict[str, Any] = {f"key_{index:02d}": 0 for index in range(SMALL_KEYS)}
 
 
-def _words(rng: random.Random) -> list[str]:
+def words(rng: random.Random) -> list[str]:
+    """4,096 random words: repeated text would flatter anything that compresses."""
     letters = string.ascii_lowercase
     return ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(4096)]
 
@@ -57,12 +57,12 @@ def _words(rng: random.Random) -> list[str]:
 def chat(steps: int, message_bytes: int = 500, seed: int = 1) -> Iterator[StepInput]:
     """Chat steps; each message is `message_bytes` of JSON."""
     rng = random.Random(seed)
-    words = _words(rng)
+    vocabulary = words(rng)
     spent = 0.0
     for turn in range(1, steps + 1):
         role = "user" if turn % 2 else "assistant"
         room = message_bytes - len(msgspec.json.encode({"role": role, "content": ""}))
-        content = " ".join(rng.choices(words, k=room // 3))[:room]
+        content = " ".join(rng.choices(vocabulary, k=room // 3))[:room]
         spent = round(spent + rng.random() / 100, 4)
         phase = rng.choice(("ask", "search", "answer"))
         yield StepInput({"turn": turn, "spent": spent, "phase": phase}, {"role": role, "content": content})
@@ -71,12 +71,12 @@ def chat(steps: int, message_bytes: int = 500, seed: int = 1) -> Iterator[StepIn
 def small(steps: int, seed: int = 1) -> Iterator[StepInput]:
     """Steps of two to four small scalars; their sizes do not drift as the run grows."""
     rng = random.Random(seed)
-    words = _words(rng)
+    vocabulary = words(rng)
     keys = list(SMALL_STATE)
     makers = (
         lambda: rng.randint(0, 999),
         lambda: round(rng.random(), 3),
-        lambda: rng.choice(words),
+        lambda: rng.choice(vocabulary),
         lambda: rng.random() < 0.5,
     )
     for _ in range(steps):

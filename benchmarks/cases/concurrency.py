@@ -17,11 +17,10 @@ from statistics import median
 import msgspec
 
 import eventstore as es
-
-from .bench import Bench
-from .result import Measure, percentile
-from .worker import WorkerFailed, fresh
-from .workload import CHAT_REDUCERS, CHAT_STATE, StepInput, chat, check, fold
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, percentile
+from benchmarks.worker import WorkerFailed, fresh
+from benchmarks.workload import CHAT_REDUCERS, CHAT_STATE, StepInput, chat, check, fold
 
 MESSAGE_BYTES = 380
 

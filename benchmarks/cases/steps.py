@@ -13,13 +13,12 @@ from statistics import median
 from typing import Literal
 
 import eventstore as es
-
-from . import floor
-from .bench import Bench
-from .result import Measure, by_pairs, micros, percentile
-from .syncs import count_syncs
-from .worker import fresh
-from .workload import CHAT_REDUCERS, CHAT_STATE, chat, check, fold
+from benchmarks import floor
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros, percentile
+from benchmarks.syncs import count_syncs
+from benchmarks.worker import fresh
+from benchmarks.workload import CHAT_REDUCERS, CHAT_STATE, chat, check, fold
 
 MESSAGE_BYTES = 380
 Durability = Literal["full", "normal"]

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import msgspec
 
 import eventstore as es
+from benchmarks.bench import Bench
+from benchmarks.result import Measure
+from benchmarks.worker import fresh
+from benchmarks.workload import SMALL_STATE, WrongResult, check, fold, small
 
-from .bench import Bench
-from .result import Measure
 from .scale import TRACE, long_run
-from .worker import fresh
-from .workload import SMALL_STATE, WrongResult, check, fold, small
 
 STEPS = 25
 

@@ -15,11 +15,12 @@ from typing import Any, Concatenate, ParamSpec
 
 from langgraph.checkpoint.memory import InMemorySaver
 
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros
+from benchmarks.workload import check
+
 from . import langgraph_chat as chat
-from .bench import Bench
 from .langgraph_savers import Saver, System, apart, check_told, opened, recorded, taking_turns
-from .result import Measure, by_pairs, micros
-from .workload import check
 
 LATEST: Any = {"configurable": {"thread_id": chat.THREAD}}
 P = ParamSpec("P")

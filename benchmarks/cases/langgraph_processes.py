@@ -13,10 +13,11 @@ from statistics import median
 
 import msgspec
 
-from .bench import Bench
+from benchmarks.bench import Bench
+from benchmarks.result import Measure
+from benchmarks.worker import WorkerFailed, fresh
+
 from .langgraph_savers import System, check_told, opened, recorded, taking_turns
-from .result import Measure
-from .worker import WorkerFailed, fresh
 
 READY_WITHIN_S = 120
 

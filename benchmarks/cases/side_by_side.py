@@ -11,12 +11,12 @@ from statistics import median
 import msgspec
 
 import eventstore as es
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros
+from benchmarks.worker import fresh
+from benchmarks.workload import check
 
-from .bench import Bench
-from .result import Measure, by_pairs, micros
 from .runs import TEXT, check_result, engine_run, loop, measured, syncs_each, us
-from .worker import fresh
-from .workload import check
 
 
 def fan_out(*, is_async: bool) -> es.Graph:

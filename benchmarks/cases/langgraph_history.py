@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypedDict
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 
-from .workload import CHAT_STATE, chat, check
+from benchmarks.workload import CHAT_STATE, chat, check
 
 
 class State(TypedDict):

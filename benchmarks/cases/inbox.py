@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import eventstore as es
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros
+from benchmarks.workload import check
 
-from .bench import Bench
-from .result import Measure, by_pairs, micros
 from .runs import measured, syncs_each, us
-from .workload import check
 
 
 def asking() -> es.Graph:

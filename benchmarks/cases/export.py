@@ -19,12 +19,12 @@ from statistics import median
 import msgspec
 
 import eventstore as es
+from benchmarks.bench import Bench
+from benchmarks.result import Measure
+from benchmarks.workload import CHAT_REDUCERS, CHAT_STATE, SMALL_STATE, chat, check, small
 from eventstore.analysis import Exported, export_analysis
 
-from .bench import Bench
-from .result import Measure
 from .runs import measured
-from .workload import CHAT_REDUCERS, CHAT_STATE, SMALL_STATE, chat, check, small
 
 CHUNK = 25
 

@@ -17,7 +17,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
-from .workload import CHAT_STATE, chat, check
+from benchmarks.workload import CHAT_STATE, chat, check
 
 Kind = Literal["dicts", "messages", "window"]
 WINDOW = 50

@@ -17,12 +17,12 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from benchmarks.bench import Bench
+from benchmarks.worker import fresh
+from benchmarks.workload import check
 from eventstore.integrations.langgraph import EventStoreSaver
 
 from . import langgraph_chat as chat
-from .bench import Bench
-from .worker import fresh
-from .workload import check
 
 P = ParamSpec("P")
 T = TypeVar("T")

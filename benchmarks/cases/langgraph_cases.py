@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 
-from .bench import Bench
-from .result import Measure
+from benchmarks.bench import Bench
+from benchmarks.result import Measure
 
 NEEDED = ("langgraph", "langgraph.graph", "langgraph.checkpoint", "langgraph.checkpoint.sqlite")
 

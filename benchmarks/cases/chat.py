@@ -15,11 +15,10 @@ from statistics import median
 import msgspec
 
 import eventstore as es
-
-from .bench import Bench
-from .result import Measure, by_pairs, micros
-from .worker import fresh
-from .workload import CHAT_REDUCERS, CHAT_STATE, chat, check, fold
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros
+from benchmarks.worker import fresh
+from benchmarks.workload import CHAT_REDUCERS, CHAT_STATE, chat, check, fold
 
 TRACE = "chat"
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros, percentile
+from benchmarks.workload import CHAT_STATE, check
+
 from . import langgraph_chat as chat
-from .bench import Bench
 from .langgraph_savers import System, apart, check_told, opened, recorded, taking_turns
-from .result import Measure, by_pairs, micros, percentile
-from .workload import CHAT_STATE, check
 
 IN_MEMORY: tuple[System, ...] = ("InMemorySaver", "nothing")
 

@@ -17,14 +17,14 @@ import apsw
 import msgspec
 
 import eventstore as es
+from benchmarks import floor
+from benchmarks.bench import Bench
+from benchmarks.result import Measure, by_pairs, micros
+from benchmarks.syncs import count_syncs, counted
+from benchmarks.worker import fresh
+from benchmarks.workload import check
 
-from . import floor
-from .bench import Bench
-from .result import Measure, by_pairs, micros
 from .steps import Durability
-from .syncs import count_syncs, counted
-from .worker import fresh
-from .workload import check
 
 P = ParamSpec("P")
 T = TypeVar("T")
