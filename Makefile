@@ -1,5 +1,5 @@
 # One command each, from a fresh checkout: `make demo`, `make test`, `make bench`.
-# PYTHON: the interpreter that makes .venv, 3.11 or later. DIR: a folder for the demo to audit.
+# PYTHON: the interpreter that makes .venv, 3.11 or later. DIR: a folder for the demo to audit. ARGS: more arguments.
 
 PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.11,$(shell $(candidate) -c \
 	'import sys; print("$(candidate)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
@@ -8,14 +8,15 @@ IN_VENV := .venv/bin/python
 INSTALL := $(IN_VENV) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench kills clean
+.PHONY: help demo test check bench bench-check kills clean
 
 help:
-	@echo "make demo    install into .venv and audit the source of your Python (or DIR=path)"
-	@echo "make test    install, lint, type-check, smoke the benchmarks, and run every test"
-	@echo "make bench   measure the targets against a bare apsw program"
-	@echo "make kills   kill durable runs 300 times and check that none of them notices (ARGS=\"--seed 7\")"
-	@echo "make clean   remove .venv and what the tools leave behind"
+	@echo "make demo         install into .venv and audit the source of your Python (or DIR=path)"
+	@echo "make test         install, lint, type-check, smoke the benchmarks, and run every test"
+	@echo "make bench        measure everything, against a bare apsw program and other systems; 15 minutes (ARGS=\"peers-chat --repeat 5\")"
+	@echo "make bench-check  compare the noise-free figures with the committed ones"
+	@echo "make kills        kill durable runs 300 times and check that none of them notices (ARGS=\"--seed 7\")"
+	@echo "make clean        remove .venv and what the tools leave behind"
 
 demo: .venv/installed
 	@$(IN_VENV) examples/source_audit.py $(if $(DIR),"$(DIR)")
@@ -28,10 +29,15 @@ check: .venv/installed-test
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
 	$(IN_VENV) -m mypy
-	$(IN_VENV) -m benchmarks targets --quick
+	$(IN_VENV) -m benchmarks check
+	@rm -f .venv/quick.db*
+	$(IN_VENV) -m benchmarks run --quick --db .venv/quick.db
 
 bench: .venv/installed-test
-	$(IN_VENV) -m benchmarks targets
+	$(IN_VENV) -m benchmarks run $(ARGS)
+
+bench-check: .venv/installed-test
+	$(IN_VENV) -m benchmarks check
 
 .venv/installed: pyproject.toml | $(IN_VENV)
 	$(INSTALL) -e .

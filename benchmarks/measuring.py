@@ -7,6 +7,7 @@ state that is read is compared with the toy model's; a system that gives another
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,10 +122,21 @@ def _walk(opened: System, name: str, run: str, expected: list[State]) -> float:
     return elapsed_ms
 
 
-def files(path: str) -> list[Path]:
-    """The files that a system keeps at `path`: all whose names begin with it, folders with all that is in them."""
-    beside = Path(path).parent.glob(f"{Path(path).name}*")
-    return [file for one in beside for file in (one.rglob("*") if one.is_dir() else (one,)) if file.is_file()]
+def beside(path: str) -> list[Path]:
+    """What a system keeps at `path`: all files and folders whose names begin with it."""
+    return list(Path(path).parent.glob(f"{Path(path).name}*"))
+
+
+def weigh(path: str) -> int:
+    """Bytes of all that a system keeps at `path`."""
+    inside = (file for one in beside(path) for file in (one.rglob("*") if one.is_dir() else (one,)))
+    return sum(file.stat().st_size for file in inside if file.is_file())
+
+
+def remove(path: str) -> None:
+    """Delete all that a system keeps at `path`."""
+    for one in beside(path):
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
 
 
 def measure(name: str, path: str, work: Work, repeat: int, *, reading: bool = True) -> Measurement:
@@ -136,7 +148,7 @@ def measure(name: str, path: str, work: Work, repeat: int, *, reading: bool = Tr
         "last_step_us": Spread.of(written.laps_us[-max(1, steps // 10) :]),
         "wall_ms": written.wall_ms,
         "cpu_us_per_step": written.cpu_ms * 1000 / steps,
-        "file_bytes": sum(file.stat().st_size for file in files(path)),
+        "file_bytes": weigh(path),
     }
     missing: dict[str, str] = {}
     if reading:
@@ -147,6 +159,5 @@ def measure(name: str, path: str, work: Work, repeat: int, *, reading: bool = Tr
             figures["at_us"] = Spread.of(found.at_us)
         if "history_ms" not in missing:
             figures["history_ms"] = found.history_ms
-    for file in files(path):
-        file.unlink()
+    remove(path)
     return Measurement(name, work.workload, repeat, figures, missing)

@@ -1,8 +1,8 @@
 """What a run of the harness found, as its trace keeps it.
 
-A benchmark run is a trace named `bench`: what was asked and on which machine is the state that it begins with, and
-each case is a durable step that puts its `Result` under `case/NAME`. So any two runs can be diffed, a killed one
-resumes, and the history of a figure is the history of a key.
+A benchmark run is a trace named `bench`. What was asked, of which systems and on which machine, is the state that it
+begins with; each case is a durable step that puts its `Result` under `case/NAME`. So any two runs can be diffed, a
+killed one resumes, and the history of a figure is the history of a key.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import msgspec
 import eventstore as es
 
 from .result import Measure, Measurement
+from .systems.system import Durability
 
 NAME = "bench"
 PREFIX = "case/"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a run was asked for. `input`: a file of transcripts. `code`: a digest of the sources that were measured."""
+    """What a run was asked for.
+
+    `input`: the name of a file of transcripts. `code`: a digest of the sources that were measured.
+    """
 
     cases: list[str]
     systems: list[str]
@@ -42,6 +46,15 @@ class Machine(msgspec.Struct, frozen=True):
     sqlite: str
     sync_us: float
     packages: dict[str, str]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A system as a table names it; see `System`."""
+
+    title: str
+    mode: str
+    durability: Durability
+    through: str = ""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -66,6 +79,7 @@ class BenchRun(msgspec.Struct, frozen=True):
     settings: Settings
     machine: Machine
     results: dict[str, Result]
+    systems: dict[str, Described] = {}
 
 
 def runs(store: es.Store, limit: int = 1000) -> Iterator[BenchRun]:
@@ -85,4 +99,5 @@ def load(store: es.Store, trace_id: str) -> BenchRun:
     }
     settings = msgspec.convert(now.state["settings"], Settings)
     machine = msgspec.convert(now.state["machine"], Machine)
-    return BenchRun(trace.id, start.at, str(now.status), settings, machine, results)
+    systems = msgspec.convert(now.state["systems"], dict[str, Described])
+    return BenchRun(trace.id, start.at, str(now.status), settings, machine, results, systems)

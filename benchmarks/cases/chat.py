@@ -113,12 +113,12 @@ def run(bench: Bench) -> Iterator[Measure]:
     )
     yield Measure("chat", "chat run, file to its deltas", ratio, 2.1, "x", samples=[ratio], note=note)
 
-    found = [fresh(warm, path, bench.size(101, 11)) for _ in bench.rounds("chat: latest, warm", 5)]
+    found = [fresh(warm, path, bench.size(101, 11)) for _ in bench.rounds("chat: latest, warm", 3)]
     pairs = [(median(one.reads), median(one.decodings)) for one in found]
     note = f"{micros([read for read, _ in pairs])} to {micros([decode for _, decode in pairs])}"
     yield by_pairs("chat", "latest state, warm, to decoding it", pairs, 2.5, note)
 
-    found = [fresh(first_touch, path) for _ in bench.rounds("chat: first touch", 15, 3)]
+    found = [fresh(first_touch, path) for _ in bench.rounds("chat: first touch", 9, 3)]
     first = [(one.reads[0], median(one.decodings)) for one in found]
     opened = [(one.reads[0] - one.opening, median(one.decodings)) for one in found]
     for name, pairs in (("store open", opened), ("opening included", first)):

@@ -94,7 +94,7 @@ def export(bench: Bench) -> Iterator[Measure]:
     written: list[int] = []
     path = bench.built("export", lambda file: written.append(measured(bench, build_runs, file, runs, steps)))
     rates, again = [], []
-    for _ in bench.rounds("export", 5):
+    for _ in bench.rounds("export", 3):
         target = bench.path("analysis")
         timed = measured(bench, export_twice, path, target)
         check("runs", (timed.first.added, timed.second.unchanged, count(target, "runs")), (runs, runs, runs))
@@ -107,7 +107,7 @@ def export(bench: Bench) -> Iterator[Measure]:
     note = f"{runs:,} runs, {written[0]:,} deltas, {runs // 2 * steps:,} messages indexed"
     yield Measure("export", "export", median(rates), 50_000, "deltas/s", at_least=True, samples=rates, note=note)
     yield Measure("export", f"export again, {runs:,} runs, nothing new", median(again), 500, "ms", samples=again)
-    sizes = bench.size(100_000, 2_000), bench.size(1_000_000, 20_000)
+    sizes = bench.size(30_000, 2_000), bench.size(300_000, 20_000)
     peaks = []
     for size in sizes:
         bench.say(f"export: memory of {size:,} deltas")

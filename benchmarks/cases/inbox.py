@@ -80,7 +80,7 @@ def inbox(bench: Bench) -> Iterator[Measure]:
     file = bench.built("inbox", lambda path: measured(bench, build_inbox, path, waiting))
     laps: list[float] = []
     opened = []
-    for _ in bench.rounds("inbox", 5):
+    for _ in bench.rounds("inbox", 3):
         first, *others = measured(bench, first_page, file, bench.size(20, 3), waiting)
         opened.append(first)
         laps += [first, *others]

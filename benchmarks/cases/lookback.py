@@ -1,17 +1,14 @@
 """Looking back: every state of a run in one pass, any step of a long one, forks, and who wrote a key.
 
-A full replay is the latest state of the same run in a file without bases. LangGraph's history of the same run is
-measured where it is installed (the extra `bench`).
+A full replay is the latest state of the same run in a file without bases.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -70,36 +67,15 @@ def visit(path: str, plain: str, steps: int, repeats: int) -> list[tuple[float, 
 
 
 def history(bench: Bench) -> Iterator[Measure]:
-    """Every state of a run, to one full replay; and LangGraph's history of a run."""
+    """Every state of a run, to one full replay."""
     steps = bench.size(3000, 60)
     path, plain = bench.path("history"), bench.path("plain")
     bench.say("history: writing the run")
     fresh(build, path, steps, True)
     fresh(build, plain, steps, False)
-    pairs = [pair for _ in bench.rounds("history", 5) for pair in fresh(visit, path, plain, steps, bench.size(5, 1))]
+    pairs = [pair for _ in bench.rounds("history", 3) for pair in fresh(visit, path, plain, steps, bench.size(5, 1))]
     note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}"
     yield by_pairs("history", f"every state of {steps:,} steps, to one full replay", pairs, 3, note)
-    if importlib.util.find_spec("langgraph") is None:
-        bench.say("history: LangGraph is not installed (pip install 'trace-eventstore[bench]'), left out")
-        return
-    from .langgraph_history import build as build_theirs
-    from .langgraph_history import visit as visit_theirs
-
-    few = bench.size(1000, 30)
-    path, theirs = bench.path("history-few"), bench.path("langgraph")
-    bench.say(f"history: LangGraph writes {few:,} steps")
-    fresh(build, path, few, True)
-    fresh(build, plain_few := bench.path("plain-few"), few, False)
-    fresh(build_theirs, theirs, few)
-    size = Path(theirs).stat().st_size / Path(path).stat().st_size
-    pairs = [
-        (fresh(visit_theirs, theirs, few), fresh(visit, path, plain_few, few, 1)[0][0])
-        for _ in bench.rounds("history: LangGraph", 3)
-    ]
-    note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}; its file {size:.0f} x"
-    ratios = [theirs_us / ours_us for theirs_us, ours_us in pairs]
-    name = f"LangGraph's history of {few:,} steps, to this one"
-    yield Measure("history", name, median(ratios), 1, "x", at_least=True, samples=ratios, note=note)
 
 
 # Any step
@@ -208,10 +184,39 @@ def blamed(path: str, steps: int, repeats: int) -> list[tuple[float, float]]:
 def blame(bench: Bench) -> Iterator[Measure]:
     """Who wrote a key, over 10,000 steps."""
     steps = bench.size(10_000, 200)
-    path = bench.path("blame")
-    bench.say("blame: writing the run")
-    fresh(build, path, steps, True)
-    found = [pair for _ in bench.rounds("blame", 5) for pair in fresh(blamed, path, steps, bench.size(5, 1))]
+    path = bench.built(f"a chat run of {steps:,} steps", lambda path: fresh(build, path, steps, True))
+    found = [pair for _ in bench.rounds("blame", 3) for pair in fresh(blamed, path, steps, bench.size(5, 1))]
     every, none = ([pair[place] for pair in found] for place in (0, 1))
     note = f"its {steps + 1:,} writes; {median(none):.1f} ms for a key that no step writes"
     yield Measure("blame", f"blame of one key over {steps:,} steps", median(every), 50, "ms", samples=every, note=note)
+
+
+# What changed
+
+
+def compared(path: str, steps: int, repeats: int) -> list[tuple[float, float]]:
+    """µs of the diff between two steps of a run, and of reading the two states alone."""
+    rng = random.Random(7)
+    pairs = []
+    with es.open(path, read_only=True) as store:
+        trace = store.open_trace(TRACE)
+        for _ in range(repeats):
+            early, late = sorted(rng.sample(range(1, steps + 1), 2))
+            started = time.perf_counter_ns()
+            found = es.diff(trace.at(step=early), trace.at(step=late))
+            took = _elapsed_us(started)
+            started = time.perf_counter_ns()
+            before, after = trace.at(step=early).state, trace.at(step=late).state
+            pairs.append((took, _elapsed_us(started)))
+            check("the diff applied", found.apply(before), after)
+            check("what it appends", len(after["messages"]) - len(before["messages"]), late - early)
+    return pairs
+
+
+def diff(bench: Bench) -> Iterator[Measure]:
+    """What changed between two steps of a long run, to reading the two states."""
+    steps = bench.size(10_000, 200)
+    path = bench.built(f"a chat run of {steps:,} steps", lambda path: fresh(build, path, steps, True))
+    pairs = [pair for _ in bench.rounds("diff", 3) for pair in fresh(compared, path, steps, bench.size(15, 2))]
+    note = f"{micros([pair[0] for pair in pairs])} to {micros([pair[1] for pair in pairs])}"
+    yield by_pairs("diff", f"diff of two of {steps:,} chat steps, to reading both", pairs, 2, note)

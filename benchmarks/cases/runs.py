@@ -148,12 +148,12 @@ def _to_steps(case: str, found: list[list[float]], target: float) -> Measure:
 
 def node_full(bench: Bench) -> Iterator[Measure]:
     """A node under FULL: the sync is most of it, so what a run adds must hardly show."""
-    yield _to_steps("node-full", _nodes(bench, "full", 5, 12, 200), 1.5)
+    yield _to_steps("node-full", _nodes(bench, "full", 3, 12, 200), 1.5)
 
 
 def node_normal(bench: Bench) -> Iterator[Measure]:
     """A node under NORMAL, where what Python does shows: also nodes a second, and to the floor."""
-    found = _nodes(bench, "normal", 7, 12, 500)
+    found = _nodes(bench, "normal", 5, 12, 500)
     rates = [1e6 / node for node, _, _ in found]
     yield Measure("node-normal", "nodes, NORMAL, one process", median(rates), 5000, "/s", True, rates)
     yield _to_steps("node-normal", found, 2.0)
@@ -202,7 +202,7 @@ def short(bench: Bench) -> Iterator[Measure]:
     """Runs of one node, start to result: two commits, where the engine's start, step and end are three."""
     for durability, target, syncs_target in (("full", 1.2, 2.1), ("normal", 2.0, 0.1)):
         case, pairs = f"short-{durability}", []
-        for _ in bench.rounds(f"short runs, {durability}", 5):
+        for _ in bench.rounds(f"short runs, {durability}", 3):
             path = bench.path("short")
             laps = measured(bench, short_windows, path, durability, bench.size(4, 2), bench.size(200, 5))  # type: ignore[arg-type]
             pairs.append((fmean(ours for ours, _ in laps), fmean(bare for _, bare in laps)))

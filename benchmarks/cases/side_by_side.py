@@ -51,7 +51,7 @@ def fan(bench: Bench) -> Iterator[Measure]:
     for is_async, full in ((False, 1000), (True, 200)):
         count, kind = bench.size(full, 20), "async" if is_async else "sync"
         pairs = []
-        for _ in bench.rounds(f"map of {count:,} {kind} branches", 5):
+        for _ in bench.rounds(f"map of {count:,} {kind} branches", 3):
             branch, step = measured(bench, branches, bench.path("map"), is_async, count)
             pairs.append((branch, step))
         note = f"{micros([branch for branch, _ in pairs])} to {micros([step for _, step in pairs])}"
@@ -85,7 +85,7 @@ def runs_rate(path: str, runs: int, visits: int) -> float:
 def together(bench: Bench) -> Iterator[Measure]:
     """200 runs at once against one: their commits share syncs."""
     ratios, rates = [], []
-    for _ in bench.rounds("concurrent runs", 5):
+    for _ in bench.rounds("concurrent runs", 3):
         one = measured(bench, runs_rate, bench.path("alone"), 1, bench.size(400, 40))
         many = measured(bench, runs_rate, bench.path("together"), bench.size(200, 20), 20)
         ratios.append(many / one)
@@ -140,7 +140,7 @@ def resumed(bench: Bench) -> Iterator[Measure]:
     steps = bench.size(10_000, 300)
     file = bench.built("resumable", lambda path: measured(bench, build_resumable, path, steps))
     found = []
-    for _ in bench.rounds("resume", 7):
+    for _ in bench.rounds("resume", 5):
         copy = bench.path("resume")
         shutil.copy(file, copy)
         found.append(fresh(resume, copy, steps))

@@ -66,12 +66,12 @@ def _against_floor(
 
 def full(bench: Bench) -> Iterator[Measure]:
     """A step under FULL."""
-    yield from _against_floor("step-full", _paired(bench, "full", 7), 1.3, 2.0)
+    yield from _against_floor("step-full", _paired(bench, "full", 5), 1.3, 2.0)
 
 
 def normal(bench: Bench) -> Iterator[Measure]:
     """A step under NORMAL; many short pairs, since a run lasts a tenth of a second and the machine has moods."""
-    yield from _against_floor("step-normal", _paired(bench, "normal", 21), 2.2, 5.0)
+    yield from _against_floor("step-normal", _paired(bench, "normal", 11), 2.2, 5.0)
 
 
 def syncs(bench: Bench) -> Iterator[Measure]:

@@ -21,9 +21,12 @@ SYSTEMS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "langgraph-delta": ("langgraph_graph", "DeltaChannels", ("langgraph.graph", "langgraph.checkpoint.sqlite")),
     "dbos": ("dbos", "Dbos", ("dbos",)),
     "eventsourcing": ("eventsourcing", "EventSourcing", ("eventsourcing",)),
+    "eventsourcing-snapshots": ("eventsourcing", "EventSourcingSnapshots", ("eventsourcing",)),
     "burr": ("burr", "Burr", ("burr",)),
     "salamander": ("salamander", "Salamander", ("salamander",)),
 }
+
+OURS = ("floor", "floor-normal", "engine", "engine-normal", "engine-run", "engine-langgraph")
 
 
 def absent(name: str) -> str:
