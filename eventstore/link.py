@@ -10,6 +10,7 @@ for control and for state; a whole state is `[control, state]`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from .codec import Row, decode_derived, encode_derived
@@ -233,11 +234,12 @@ def fold_rows(control: State | None, state: State, rows: Iterable[Row], limit: i
 
     Raises DeltaApply on a delta that does not fit.
     """
-    for index, row in enumerate(rows):
-        if index == limit:
-            return
+    for row in rows if limit is None else islice(rows, limit):
         if row.kind == "delta":
-            apply(state, row.key, row.op, row.value)
+            if row.op == "put":
+                state[row.key] = row.value
+            else:
+                apply(state, row.key, row.op, row.value)
             continue
         if row.kind == "trace_started":
             state.update(row.data["state"])
