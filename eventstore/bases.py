@@ -101,6 +101,13 @@ class BaseInfo(JsonRecord, frozen=True):
     at: datetime
 
 
+class Held(NamedTuple):
+    """A whole state held in memory: where it stands, and its body as a base in the file would have it."""
+
+    seq: int
+    body: bytes
+
+
 class Restored(NamedTuple):
     """A state, and what reading it took.
 
@@ -147,21 +154,26 @@ def restore(
     *,
     bases: bool = True,
     with_control: bool = True,
+    held: Held | None = None,
 ) -> Restored:
     """The state and control at `seq`. `bases` False folds the log alone (from the root).
 
-    `with_control` False leaves control as the whole state below had it.
+    `with_control` False leaves control as the whole state below had it. `held`: the base to take, with no hole
+    between it and `seq`; what the file's own bases hold is not looked at then.
 
     Raises LogCorrupted on a row that cannot be folded, Trimmed before the root.
     """
     bad: list[int] = []
-    chain = _chain(connection, segments, seq, bad, with_control) if bases else None
-    if chain is not None:
+    chain = _chain(connection, segments, seq, bad, with_control) if bases and held is None else None
+    links = base_id = log_bytes = base_bytes = 0
+    if held is not None:
+        control, state = decode_whole(held.body)
+        base_seq, chain_bytes = held.seq, len(held.body)
+    elif chain is not None:
         control, state, base, links = chain
         base_id, base_seq, chain_bytes = base.id, base.seq, base.chain_bytes
         log_bytes, base_bytes = base.log_bytes, base.base_bytes
     else:
-        links = base_id = log_bytes = base_bytes = 0
         control, state, base_seq, chain_bytes = _root(connection, segments, seq, path, trace_id)
     tail_bytes = tail_rows = tail_events = 0
     folded_control = control if with_control else None

@@ -60,8 +60,8 @@ class Lookback:
         for word, value in named:
             place = value if word == "seq" or isinstance(value, datetime) else f"{word}:{value}"  # type: ignore[assignment]
         found = None if place is None else places.seq_at(self._store, self.id, place)
-        row, head, restored = self._store._reader.restore(self.id, found)
-        return Past(self._store, row, head.version if found is None else found, restored.state, restored.control)
+        row, head, state, control = self._store._reader.look(self.id, found)
+        return Past(self._store, row, head.version if found is None else found, state, control)
 
     def history(self, *, after: At | None = None, upto: At | None = None, reverse: bool = False) -> Iterator[Past]:
         """The trace after each of its commits with `after < seq <= upto`, oldest first, in one pass of the fold.

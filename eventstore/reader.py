@@ -1,12 +1,15 @@
 """The read path: states and rows, each read of one instant and never waiting for a writer.
 
 What a restore cost, and how many tail bytes it folded, is remembered for the fold policy: a tail that
-is read again and again is worth a base. A damaged base that a read stumbled on is replaced
-at the place that was read.
+is read again and again is worth a base. The end of a trace that is read again and again is held in memory, encoded:
+a state that was handed out is the caller's to change. The log never changes, so what is held never goes stale; rows
+that came after, whoever wrote them, are folded over it as over any base. A damaged base that a read stumbled on is
+replaced at the place that was read.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -14,18 +17,23 @@ from typing import Any, TypeVar
 import apsw
 
 from . import bases, log
-from .bases import Folded, Restored
+from .bases import Folded, Held, Restored
 from .codec import state_size_bytes
 from .database import Database
 from .errors import SeqOutOfRange, StorageError, Trimmed
+from .link import State, encode_whole
 from .log import Head, LogRow, TraceRow
 from .policy import FoldDecision
+from .recent import Recent
 from .writer import Writer
 
 R = TypeVar("R", bound=tuple[Any, ...])
 PAGE_ROWS = 256
 SCANNED_ROWS = 1024
 _REMEMBERED_TRACES = 4096
+HELD_TRACES, HELD_BYTES = 256, 32 * 1024 * 1024
+HELD_PER_TAIL = 32
+"""How many times the bytes of a state may be those of the tail over it: encoding is that much faster than folding."""
 
 
 class Reader:
@@ -36,6 +44,8 @@ class Reader:
         self._writer = writer
         self.reread_bytes: dict[int, int] = {}
         self.restore_us_per_kib = 5.0
+        self._lock = threading.Lock()
+        self._held = Recent[int, Held](HELD_TRACES, HELD_BYTES)
 
     def find(self, trace_id: str) -> tuple[TraceRow, Head]:
         """A trace and where it stands. Raises TraceNotFound, TraceErased."""
@@ -43,25 +53,44 @@ class Reader:
             row = log.find_trace(connection, trace_id)
             return row, log.head(connection, row)
 
-    def restore(
-        self, trace_id: str, seq: int | None = None, *, with_control: bool = True
-    ) -> tuple[TraceRow, Head, Restored]:
-        """The state (and control) at `seq`, by default the head. Raises as `Store.state_at`."""
+    def restore(self, trace_id: str, seq: int | None = None) -> tuple[TraceRow, Head, Restored]:
+        """State and control at `seq`, by default the head, and what reading them took. Raises as `Store.state_at`."""
         with self._database.reader() as connection:
-            row = log.find_trace(connection, trace_id)
-            head = log.head(connection, row)
-            at = head.version if seq is None else seq
-            if not 1 <= at <= head.version:
-                raise SeqOutOfRange(trace_id, at, head.version)
-            started = time.perf_counter_ns()
-            segments = log.lineage(connection, row, at)
-            path = self._database.path
-            restored = bases.restore(connection, path, segments, at, trace_id, with_control=with_control)
-            elapsed_us = (time.perf_counter_ns() - started) / 1000
-        self._remember(row, restored, elapsed_us)
+            row, head, at = _place(connection, trace_id, seq)
+            restored = self._restored(connection, row, at, with_control=True)
         if restored.bad and not self._database.read_only:
             self._replace(row, restored)
         return row, head, restored
+
+    def look(
+        self, trace_id: str, seq: int | None = None, *, with_control: bool = True
+    ) -> tuple[TraceRow, Head, State, State]:
+        """State and control at `seq`, by default the head, from memory where it holds them. Raises as `restore`."""
+        with self._database.reader() as connection:
+            row, head, at = _place(connection, trace_id, seq)
+            held = self._held.get(row.id)
+            if held is not None and not log.root_seq(connection, row.id) <= held.seq <= at:
+                held = None  # what stands below a root has a hole between
+            is_known = row.id in self.reread_bytes
+            restored = self._restored(connection, row, at, with_control=with_control or is_known, held=held)
+        if restored.bad and not self._database.read_only:
+            self._replace(row, restored)
+        if at == head.version and is_known and (held is None or restored.tail_bytes * HELD_PER_TAIL > len(held.body)):
+            body = encode_whole(restored.control, restored.state)
+            with self._lock:
+                self._held.keep(row.id, Held(at, body), len(body))
+        return row, head, restored.state, restored.control
+
+    def _restored(
+        self, connection: apsw.Connection, row: TraceRow, at: int, *, with_control: bool, held: Held | None = None
+    ) -> Restored:
+        started = time.perf_counter_ns()
+        segments = log.lineage(connection, row, at)
+        restored = bases.restore(
+            connection, self._database.path, segments, at, row.trace_id, with_control=with_control, held=held
+        )
+        self._remember(row, restored, (time.perf_counter_ns() - started) / 1000)
+        return restored
 
     def root_seq(self, row: TraceRow) -> int:
         """Where the readable history begins: the last root on the way to the head, 0 without one."""
@@ -188,3 +217,13 @@ class Reader:
             self._writer.try_write(work)
         except StorageError:
             return  # the answer is known; a later read replaces it
+
+
+def _place(connection: apsw.Connection, trace_id: str, seq: int | None) -> tuple[TraceRow, Head, int]:
+    """A trace, where it stands, and the seq that is asked for. Raises SeqOutOfRange, TraceNotFound, TraceErased."""
+    row = log.find_trace(connection, trace_id)
+    head = log.head(connection, row)
+    at = head.version if seq is None else seq
+    if not 1 <= at <= head.version:
+        raise SeqOutOfRange(trace_id, at, head.version)
+    return row, head, at

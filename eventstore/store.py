@@ -309,7 +309,7 @@ class Store:
 
         Raises SeqOutOfRange, Trimmed, TraceNotFound, LogCorrupted.
         """
-        return self._reader.restore(trace_id, seq, with_control=False)[2].state
+        return self._reader.look(trace_id, seq, with_control=False)[2]
 
     def get(
         self,

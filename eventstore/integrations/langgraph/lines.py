@@ -23,11 +23,12 @@ from eventstore.fold import apply, apply_control
 from eventstore.link import between
 from eventstore.pending import Pending, Statement
 from eventstore.policy import AdaptiveFold
+from eventstore.recent import Recent
 from eventstore.reduce import ReducerRegistry
 from eventstore.scopes import ScopeCheckpoint, ScopeKey
 from eventstore.store import Store
 from eventstore.trace import Trace
-from eventstore.windows import Recent, Snapshot, Windows, size_bytes
+from eventstore.windows import Snapshot, Windows, size_bytes
 from eventstore.writer import Append
 
 from .beginning import Origin, begun, first_append
