@@ -155,16 +155,19 @@ def restore(
     bases: bool = True,
     with_control: bool = True,
     held: Held | None = None,
+    step: int | None = None,
 ) -> Restored:
     """The state and control at `seq`. `bases` False folds the log alone (from the root).
 
     `with_control` False leaves control as the whole state below had it. `held`: the base to take, with no hole
-    between it and `seq`; what the file's own bases hold is not looked at then.
+    between it and `seq`; what the file's own bases hold is not looked at then. `step`: stop at the first commit after
+    which so many steps are done, wherever before `seq` that is; `version` tells.
 
     Raises LogCorrupted on a row that cannot be folded, Trimmed before the root.
     """
     bad: list[int] = []
-    chain = _chain(connection, segments, seq, bad, with_control) if bases and held is None else None
+    below = seq if step is None else before_step(connection, segments, step)[0]
+    chain = _chain(connection, segments, below, bad, with_control) if bases and held is None else None
     links = base_id = log_bytes = base_bytes = 0
     if held is not None:
         control, state = decode_whole(held.body)
@@ -177,19 +180,23 @@ def restore(
         control, state, base_seq, chain_bytes = _root(connection, segments, seq, path, trace_id)
     tail_bytes = tail_rows = tail_events = 0
     folded_control = control if with_control else None
+    version = base_seq
     for first_seq, n, body in rows(connection, segments, base_seq):
+        if step is not None and version and control.get("steps", 0) >= step:
+            break
         try:
             limit = seq - first_seq + 1 if first_seq + n - 1 > seq else None
             fold_rows(folded_control, state, decode_rows(body), limit)
         except (ValueError, TypeError, KeyError, StateError) as error:
             raise LogCorrupted(path, trace_id, first_seq, str(error)) from error
+        version = first_seq + n - 1
         tail_rows += 1
         tail_events += n
         tail_bytes += len(body)
     return Restored(
         state,
         control,
-        seq,
+        seq if step is None else version,
         base_id,
         base_seq,
         chain_bytes,

@@ -56,6 +56,10 @@ class Lookback:
         if len(named) > 1:
             words = " and ".join(word for word, _ in named)
             raise EventStoreError(f"trace {self.id}: at() takes one place, not {words}")
+        if type(step) is int and step >= 0:
+            done = self._store._reader.after_step(self.id, step)
+            if done is not None:
+                return Past(self._store, *done)
         place: At | None = None
         for word, value in named:
             place = value if word == "seq" or isinstance(value, datetime) else f"{word}:{value}"  # type: ignore[assignment]

@@ -81,13 +81,34 @@ class Reader:
                 self._held.keep(row.id, Held(at, body), len(body))
         return row, head, restored.state, restored.control
 
+    def after_step(self, trace_id: str, step: int) -> tuple[TraceRow, int, State, State] | None:
+        """Where a commit ends with that step: its seq, state and control, found in the pass that folds them.
+
+        None where no commit does, the trace being shorter, trimmed or of commits of many steps: `places` knows more.
+        """
+        with self._database.reader() as connection:
+            row, _, at = _place(connection, trace_id, None)
+            restored = self._restored(connection, row, at, with_control=True, step=step)
+        if restored.bad and not self._database.read_only:
+            self._replace(row, restored)
+        if restored.control.get("steps", 0) != step:
+            return None
+        return row, restored.version, restored.state, restored.control
+
     def _restored(
-        self, connection: apsw.Connection, row: TraceRow, at: int, *, with_control: bool, held: Held | None = None
+        self,
+        connection: apsw.Connection,
+        row: TraceRow,
+        at: int,
+        *,
+        with_control: bool,
+        held: Held | None = None,
+        step: int | None = None,
     ) -> Restored:
         started = time.perf_counter_ns()
         segments = log.lineage(connection, row, at)
         restored = bases.restore(
-            connection, self._database.path, segments, at, row.trace_id, with_control=with_control, held=held
+            connection, self._database.path, segments, at, row.trace_id, with_control=with_control, held=held, step=step
         )
         self._remember(row, restored, (time.perf_counter_ns() - started) / 1000)
         return restored

@@ -169,3 +169,35 @@ def test_another_process_is_seen(path, trace):
     assert trace.version == 11
     assert trace.at().state == {"n": 9} and trace.at(-1).seq == 13
     assert trace.get("n") == 4 and trace.get("n", at=-1) == 9 and trace.get("n", at="step:1", type=float) == 1.0
+
+
+def test_a_step_folded_to_is_the_step_that_is_looked_up(store, trace, path):
+    """`at(step=…)` finds its place in the pass that folds the state; `at("step:…")` looks it up first."""
+
+    def executed(node, **more):
+        return es.NodeExecuted(node, **more)
+
+    trace.append([executed("one"), executed("two"), es.StateDelta.put("n", 5), executed("three")])
+    trace.append([executed("gone", success=False), executed("four", success=False, falls_back=True)])
+    fork = trace.fork("step:3", id="t2")
+    with es.open(path, fold_policy=es.FoldEvery(7)) as other:
+        for handle in (other.open_trace("t1"), other.open_trace("t2")):
+            for number in range(30):
+                with handle.step("add") as step:
+                    step.put("n", number)
+            handle.note("seen")
+    assert store.bases("t1") and store.bases("t2")
+
+    def same(of, steps):
+        for number in steps:
+            one, other = of.at(step=number), of.at(f"step:{number}")
+            assert (one.seq, one.state, one.control) == (other.seq, other.state, other.control)
+
+    same(trace, range(39))
+    same(fork, range(34))
+    store.erase("t2")
+    store.trim("t1", trace.at(step=20).seq, retry_window_s=0)
+    same(trace, range(20, 39))
+    for missing in (19, 39):
+        with pytest.raises(es.PlaceNotFound):
+            trace.at(step=missing)
