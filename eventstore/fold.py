@@ -81,7 +81,9 @@ def apply_control(control: dict[str, Any], key: str, op: str, value: Any) -> Non
     >>> apply_control(control, "intent/", "clear", None); control
     {'steps': 3}
     """
-    if op == "clear":
+    if op == "sum":
+        control[key] = combine(control.get(key, MISSING), key, op, value)
+    elif op == "clear":
         for name in [name for name in control if name.startswith(key)]:
             del control[name]
     else:

@@ -245,4 +245,7 @@ def fold_rows(control: State | None, state: State, rows: Iterable[Row], limit: i
             state.update(row.data["state"])
         if control is not None:
             for key, op, value in control_deltas(row.kind, row.data):
-                apply_control(control, key, op, value)
+                if op == "put":
+                    control[key] = value
+                else:
+                    apply_control(control, key, op, value)
