@@ -20,13 +20,13 @@ import apsw
 from .codec import as_column, decode_rows, state_size_bytes
 from .errors import BaseCorrupted, LogCorrupted, StateError, Trimmed
 from .event import JsonRecord, utc
+from .held import End, Held
 from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
 from .log import Segment, TraceRow, root_seq, rows
 from .policy import RESTORE_SLACK_BYTES, FoldDecision
 
 PLACE = "id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, checksum"
-NEAREST = f"SELECT {PLACE}, CAST(body AS BLOB) FROM base WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
-NEAREST_PLACE = f"SELECT {PLACE}, x'' FROM base WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+NEAREST = f"SELECT {PLACE}, x'' FROM base WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 BY_ID = f"SELECT {PLACE}, CAST(body AS BLOB) FROM base WHERE id = ?"
 ROOT = "SELECT seq, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
 INSERT = (
@@ -101,13 +101,6 @@ class BaseInfo(JsonRecord, frozen=True):
     at: datetime
 
 
-class Held(NamedTuple):
-    """A whole state held in memory: where it stands, and its body as a base in the file would have it."""
-
-    seq: int
-    body: bytes
-
-
 class Restored(NamedTuple):
     """A state, and what reading it took.
 
@@ -155,23 +148,24 @@ def restore(
     bases: bool = True,
     with_control: bool = True,
     held: Held | None = None,
+    end: End | None = None,
     step: int | None = None,
 ) -> Restored:
     """The state and control at `seq`. `bases` False folds the log alone (from the root).
 
-    `with_control` False leaves control as the whole state below had it. `held`: the base to take, with no hole
-    between it and `seq`; what the file's own bases hold is not looked at then. `step`: stop at the first commit after
+    `with_control` False leaves control as the whole state below had it. `held`: to take bases from and to
+    put them into. `end`: the base to take, with no hole between it and `seq`. `step`: stop at the first commit after
     which so many steps are done, wherever before `seq` that is; `version` tells.
 
     Raises LogCorrupted on a row that cannot be folded, Trimmed before the root.
     """
     bad: list[int] = []
     below = seq if step is None else before_step(connection, segments, step)[0]
-    chain = _chain(connection, segments, below, bad, with_control) if bases and held is None else None
+    chain = _chain(connection, segments, below, bad, with_control, held) if bases and end is None else None
     links = base_id = log_bytes = base_bytes = 0
-    if held is not None:
-        control, state = decode_whole(held.body)
-        base_seq, chain_bytes = held.seq, len(held.body)
+    if end is not None:
+        control, state = decode_whole(end.body)
+        base_seq, chain_bytes = end.seq, len(end.body)
     elif chain is not None:
         control, state, base, links = chain
         base_id, base_seq, chain_bytes = base.id, base.seq, base.chain_bytes
@@ -251,12 +245,17 @@ def _root(
 
 
 def _chain(
-    connection: apsw.Connection, segments: list[Segment], seq: int, bad: list[int], with_control: bool
+    connection: apsw.Connection,
+    segments: list[Segment],
+    seq: int,
+    bad: list[int],
+    with_control: bool,
+    held: Held | None,
 ) -> tuple[State, State, Base, int] | None:
     """The newest sound base at or before `seq`, with its chain applied."""
     while (base := nearest(connection, segments, seq)) is not None:
         try:
-            control, state, links = _apply_chain(connection, base, with_control)
+            control, state, links = _apply_chain(connection, base.id, with_control, held)
             return control, state, base, links
         except (ValueError, TypeError, StateError) as error:
             bad.append(base.id)
@@ -269,10 +268,10 @@ def _chain(
     return None
 
 
-def nearest(connection: apsw.Connection, segments: list[Segment], seq: int, sql: str = NEAREST) -> Base | None:
-    """The newest base at or before `seq` on this lineage, sound or not."""
+def nearest(connection: apsw.Connection, segments: list[Segment], seq: int) -> Base | None:
+    """The newest base at or before `seq` on this lineage, sound or not; its body is not read."""
     for segment in reversed(segments):
-        row: Any = connection.execute(sql, (segment.trace, min(seq, segment.upto))).fetchone()
+        row: Any = connection.execute(NEAREST, (segment.trace, min(seq, segment.upto))).fetchone()
         if row is not None and row[2] > segment.after:
             return Base._make(row)
         if root_seq(connection, segment.trace):
@@ -292,24 +291,32 @@ def by_id(connection: apsw.Connection, base_id: int) -> Base | None:
     return None if row is None else Base._make(row)
 
 
-def _apply_chain(connection: apsw.Connection, base: Base, with_control: bool) -> tuple[State, State, int]:
+def _apply_chain(
+    connection: apsw.Connection, base_id: int, with_control: bool, held: Held | None
+) -> tuple[State, State, int]:
     links: list[Link] = []
-    while True:
+    below = base_id
+    control: State = {}
+    state: State = {}
+    while below != EMPTY:
+        body = None if held is None else held.base(below)
+        if body is not None:
+            control, state = decode_whole(body)
+            break
+        base = by_id(connection, below)
+        if base is None:
+            raise ValueError(f"its parent {below} is gone")
         if not base.is_sound():
             raise ValueError(f"base {base.id} fails its checksum")
         if base.parent is None:
             control, state = decode_whole(base.body)
             break
         links.append(decode_link(base.body))
-        below = by_id(connection, base.parent)
-        if below is None:
-            if base.parent != EMPTY:
-                raise ValueError(f"its parent {base.parent} is gone")
-            control, state = {}, {}
-            break
-        base = below
+        below = base.parent
     for link in reversed(links):
         link.apply(control if with_control else None, state)
+    if links and held is not None:
+        held.keep_base(base_id, control, state)
     return control, state, len(links)
 
 
@@ -347,7 +354,7 @@ def fold(
     """
     trace, seq = segments[-1].trace, segments[-1].upto
     kind, reason = decision
-    below = nearest(connection, segments, seq, NEAREST_PLACE)
+    below = nearest(connection, segments, seq)
     if below is not None and below.seq == seq:
         return None
     if kind == "link" and below is None and any(root_seq(connection, segment.trace) for segment in segments):

@@ -1,15 +1,12 @@
 """The read path: states and rows, each read of one instant and never waiting for a writer.
 
 What a restore cost, and how many tail bytes it folded, is remembered for the fold policy: a tail that
-is read again and again is worth a base. The end of a trace that is read again and again is held in memory, encoded:
-a state that was handed out is the caller's to change. The log never changes, so what is held never goes stale; rows
-that came after, whoever wrote them, are folded over it as over any base. A damaged base that a read stumbled on is
-replaced at the place that was read.
+is read again and again is worth a base. What is looked at again is held in memory (`held`), within bounds. A damaged
+base that a read stumbled on is replaced at the place that was read.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -17,23 +14,20 @@ from typing import Any, TypeVar
 import apsw
 
 from . import bases, log
-from .bases import Folded, Held, Restored
+from .bases import Folded, Restored
 from .codec import state_size_bytes
 from .database import Database
 from .errors import SeqOutOfRange, StorageError, Trimmed
-from .link import State, encode_whole
+from .held import End, Held
+from .link import State
 from .log import Head, LogRow, TraceRow
 from .policy import FoldDecision
-from .recent import Recent
 from .writer import Writer
 
 R = TypeVar("R", bound=tuple[Any, ...])
 PAGE_ROWS = 256
 SCANNED_ROWS = 1024
 _REMEMBERED_TRACES = 4096
-HELD_TRACES, HELD_BYTES = 256, 32 * 1024 * 1024
-HELD_PER_TAIL = 32
-"""How many times the bytes of a state may be those of the tail over it: encoding is that much faster than folding."""
 
 
 class Reader:
@@ -44,8 +38,7 @@ class Reader:
         self._writer = writer
         self.reread_bytes: dict[int, int] = {}
         self.restore_us_per_kib = 5.0
-        self._lock = threading.Lock()
-        self._held = Recent[int, Held](HELD_TRACES, HELD_BYTES)
+        self._held = Held()
 
     def find(self, trace_id: str) -> tuple[TraceRow, Head]:
         """A trace and where it stands. Raises TraceNotFound, TraceErased."""
@@ -68,17 +61,16 @@ class Reader:
         """State and control at `seq`, by default the head, from memory where it holds them. Raises as `restore`."""
         with self._database.reader() as connection:
             row, head, at = _place(connection, trace_id, seq)
-            held = self._held.get(row.id)
-            if held is not None and not log.root_seq(connection, row.id) <= held.seq <= at:
-                held = None  # what stands below a root has a hole between
-            is_known = row.id in self.reread_bytes
-            restored = self._restored(connection, row, at, with_control=with_control or is_known, held=held)
+            end = self._held.end(row.id)
+            if end is not None and not log.root_seq(connection, row.id) <= end.seq <= at:
+                end = None  # what stands below a root has a hole between
+            held = self._held if self._held.knows(row.id) else None
+            control = with_control or held is not None
+            restored = self._restored(connection, row, at, with_control=control, held=held, end=end)
         if restored.bad and not self._database.read_only:
             self._replace(row, restored)
-        if at == head.version and is_known and (held is None or restored.tail_bytes * HELD_PER_TAIL > len(held.body)):
-            body = encode_whole(restored.control, restored.state)
-            with self._lock:
-                self._held.keep(row.id, Held(at, body), len(body))
+        if at == head.version and held is not None:
+            held.keep_end(row.id, at, restored.control, restored.state, restored.tail_bytes)
         return row, head, restored.state, restored.control
 
     def after_step(self, trace_id: str, step: int) -> tuple[TraceRow, int, State, State] | None:
@@ -88,7 +80,8 @@ class Reader:
         """
         with self._database.reader() as connection:
             row, _, at = _place(connection, trace_id, None)
-            restored = self._restored(connection, row, at, with_control=True, step=step)
+            held = self._held if self._held.knows(row.id) else None
+            restored = self._restored(connection, row, at, with_control=True, held=held, step=step)
         if restored.bad and not self._database.read_only:
             self._replace(row, restored)
         if restored.control.get("steps", 0) != step:
@@ -103,12 +96,21 @@ class Reader:
         *,
         with_control: bool,
         held: Held | None = None,
+        end: End | None = None,
         step: int | None = None,
     ) -> Restored:
         started = time.perf_counter_ns()
         segments = log.lineage(connection, row, at)
         restored = bases.restore(
-            connection, self._database.path, segments, at, row.trace_id, with_control=with_control, held=held, step=step
+            connection,
+            self._database.path,
+            segments,
+            at,
+            row.trace_id,
+            with_control=with_control,
+            held=held,
+            end=end,
+            step=step,
         )
         self._remember(row, restored, (time.perf_counter_ns() - started) / 1000)
         return restored
@@ -164,7 +166,7 @@ class Reader:
     def nearest_base(self, row: TraceRow, seq: int) -> bases.Base | None:
         """Where the newest base at or before `seq` stands; its body is not read."""
         with self._database.reader() as connection:
-            return bases.nearest(connection, log.lineage(connection, row, seq), seq, bases.NEAREST_PLACE)
+            return bases.nearest(connection, log.lineage(connection, row, seq), seq)
 
     def news(self, row: TraceRow, after: int) -> list[LogRow]:
         """Every row after the boundary `after`."""

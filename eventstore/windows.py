@@ -86,7 +86,7 @@ class Windows:
         """
         row = log.trace_by_row(connection, trace)
         segments = log.lineage(connection, row, seq)
-        base = bases.nearest(connection, segments, seq, bases.NEAREST_PLACE)
+        base = bases.nearest(connection, segments, seq)
         trimmed = any(log.root_seq(connection, segment.trace) for segment in segments)
         below = self._base(connection, base.id) if base is not None else None if trimmed else Snapshot({}, {})
         if below is None:  # a base that is damaged, or a root

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eventstore as es
-from eventstore import reader
+from eventstore.recent import Recent
 
 
 def read_twice(store, trace_id="t1"):
@@ -109,12 +109,29 @@ def test_an_erased_trace_is_erased_though_it_was_held(path, store, record):
         store.state_at("t1")
 
 
+def test_a_past_place_is_read_from_what_is_held_of_the_bases_before_it(path, record, tamper):
+    class Links:
+        """A link for every four rows."""
+
+        def decide(self, now):
+            return es.FoldDecision("link", "four rows") if now.tail_rows >= 4 else None
+
+    with es.open(path, fold_policy=Links()) as store:
+        trace = record(store, 40)
+        assert [base.kind for base in store.bases("t1")] == ["link"] * 10
+        before = [dict(trace.at(step=number).state) for number in range(40)]
+        tamper("UPDATE base SET checksum = checksum + 1")
+        assert [trace.at(step=number).state for number in reversed(range(40))] == before[::-1]
+        store.drop_bases()
+        assert [trace.at(step=number).state for number in range(40)] == before
+
+
 def test_no_more_is_held_than_the_bound(store, record):
-    store._reader._held = reader.Recent(2, 10**6)
+    store._reader._held._ends = Recent(2, 10**6)
     for name in ("t1", "t2", "t3"):
         record(store, 3, id=name)
         read_twice(store, name)
-    assert [store._reader._held.get(row) is not None for row in (1, 2, 3)] == [False, True, True]
+    assert [store._reader._held.end(row) is not None for row in (1, 2, 3)] == [False, True, True]
 
 
 values = st.recursive(
