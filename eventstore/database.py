@@ -1,8 +1,10 @@
 """The file: opening, migrating, and handing out connections.
 
 One writer connection per process and a small pool of readers. A reader's connection is never shared
-while it is in use. `schema/NNN_*.sql` are applied in order, `user_version` counts them. After an I/O
-error the database is halted: every later call raises, and nothing is checkpointed on close.
+while it is in use. The connection that opened the file goes to whoever comes first, reader or writer: parsing the
+schema is most of what a connection costs, and who only looks needs but one. `schema/NNN_*.sql` are applied in order,
+`user_version` counts them. After an I/O error the database is halted: every later call raises, and nothing is
+checkpointed on close.
 """
 
 from __future__ import annotations
@@ -96,6 +98,8 @@ class Database:
         self.halted: str | None = None
         self.busy_timeout_ms = busy_timeout_ms
         self._readers: deque[apsw.Connection] = deque()
+        self._first: deque[apsw.Connection] = deque()
+        self._written: apsw.Connection | None = None
         self._closed: str | None = None
         self.is_open = True  # False once closed, halted or forked: then check_open says which
         _check_sqlite(path)
@@ -106,17 +110,30 @@ class Database:
         if not existed:
             _create_private(path)
         with self.errors():
-            self.writer = self._connect()
+            first = self._connect()
             try:
-                self._prepare(existed)
+                self._prepare(first)
                 self.turnstile = Turnstile(None if read_only else self._file)
             except OSError as error:
-                self.writer.close()
+                first.close()
                 raise StorageError(path, f"its lock file cannot be opened: {error.strerror}") from None
             except BaseException:
-                self.writer.close()
+                first.close()
                 raise
+        self._first.append(first)
         _open_databases.add(self)
+
+    @property
+    def writer(self) -> apsw.Connection:
+        """The connection that writes. Only the writer asks for it, who has no company."""
+        if self._written is None:
+            with self.errors():
+                try:
+                    self._written = self._first.pop()
+                except IndexError:
+                    self._written = self._connect()
+                    self._writes(self._written)
+        return self._written
 
     def _connect(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
@@ -125,8 +142,7 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
         return connection
 
-    def _prepare(self, existed: bool) -> None:
-        connection = self.writer
+    def _prepare(self, connection: apsw.Connection) -> None:
         connection.execute("BEGIN")  # one instant: another process may be creating the file
         found, application = connection.pragma("user_version"), connection.pragma("application_id")
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
@@ -154,13 +170,16 @@ class Database:
                 if attempt == 49:
                     raise
                 time.sleep(0.01)
+        self._writes(connection)
+        if found < FORMAT:
+            self._migrate(connection)
+
+    def _writes(self, connection: apsw.Connection) -> None:
         connection.pragma("synchronous", self.durability)
         connection.wal_autocheckpoint(1000)
-        if found < FORMAT:
-            self._migrate()
 
-    def _migrate(self) -> None:
-        connection, scripts = self.writer, schema_scripts()
+    def _migrate(self, connection: apsw.Connection) -> None:
+        scripts = schema_scripts()
         connection.execute("BEGIN IMMEDIATE")
         try:
             for script in scripts[connection.pragma("user_version") :]:
@@ -185,10 +204,7 @@ class Database:
         """A connection inside one read transaction: everything read through it is of one instant."""
         self.check_open()
         with self.errors():
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                connection = self._connect()
+            connection = self._idle() or self._connect()
             try:
                 connection.execute("BEGIN")
                 yield connection
@@ -200,6 +216,12 @@ class Database:
                         self._readers.append(connection)
                     else:
                         connection.close()
+
+    def _idle(self) -> apsw.Connection | None:
+        for connections in (self._readers, self._first):
+            with suppress(IndexError):
+                return connections.pop()
+        return None
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -236,12 +258,18 @@ class Database:
         self._closed = "the store is closed"
         self.is_open = False
         if self.halted is not None:
-            for connection in (self.writer, *self._readers):
+            for connection in self._held():
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        while self._readers:
-            self._readers.pop().close()
-        self.writer.close()
+        for connection in self._held():
+            connection.close()
+        self._readers.clear()
+        self._first.clear()
         self.turnstile.close()
+
+    def _held(self) -> list[apsw.Connection]:
+        """Those that nobody reads through just now."""
+        written = [] if self._written is None else [self._written]
+        return [*self._readers, *self._first, *written]
 
     def abandon(self) -> None:
         """In a forked child: never touch the parent's connections, not even to close them."""
@@ -250,8 +278,9 @@ class Database:
             found = os.stat(self._file)  # noqa: PTH116 - no allocation beyond need between fork and exec
             _inherited.add((found.st_dev, found.st_ino))
         self.is_open = False
-        _abandoned.append((self.writer, *self._readers))
+        _abandoned.append(self._held())
         self._readers.clear()
+        self._first.clear()
         self.turnstile.close()
 
 

@@ -66,7 +66,8 @@ class Reader:
                 end = None  # what stands below a root has a hole between
             held = self._held if self._held.knows(row.id) else None
             control = with_control or held is not None
-            restored = self._restored(connection, row, at, with_control=control, held=held, end=end)
+            below = held if at < head.version else None  # of the end, itself is held
+            restored = self._restored(connection, row, at, with_control=control, held=below, end=end)
         if restored.bad and not self._database.read_only:
             self._replace(row, restored)
         if at == head.version and held is not None:

@@ -117,7 +117,6 @@ class Writer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection = database.writer
         self._turnstile = database.turnstile
         self._mutex: Any = threading.RLock()  # owned, so that an interrupted commit can be cleaned up after
         self._queue: deque[Append] = deque()
@@ -201,6 +200,7 @@ class Writer:
         """Holding the mutex: nothing that an interrupted caller left open may swallow the next commit."""
         if not self._database.is_open:
             self._database.check_open()
+        self._connection = self._database.writer
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 

@@ -918,6 +918,8 @@ def test_the_mark_of_an_erasure_by_another_process_stays(path, small, raw, monke
         class Between:
             """Erases from elsewhere between the rewrite and the end of the mark."""
 
+            in_transaction = False
+
             def execute(self, sql, *parameters):
                 if sql == retention.REWRITTEN:
                     raw.execute("BEGIN IMMEDIATE")
@@ -928,7 +930,7 @@ def test_the_mark_of_an_erasure_by_another_process_stays(path, small, raw, monke
         erase_row = log.find_trace(writer, "t1")
         store._writer.write(lambda connection: retention.erase_rows(connection, erase_row, None))
         with monkeypatch.context() as patched:
-            patched.setattr(store._database, "writer", Between())
+            patched.setattr(store._database, "_written", Between())
             assert retention.give_back(store, rewrite=True)
         assert store.plan_retention(name="none", drop_bases=True).is_unfinished
 
