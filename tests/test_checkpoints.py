@@ -207,10 +207,8 @@ def test_listing_reads_no_state(store, trace, monkeypatch):
         work(trace, n=number)
         trace.checkpoint()
     reads = []
-    restore = store._reader.restore
-    monkeypatch.setattr(
-        store._reader, "restore", lambda *args, **keywords: reads.append(args) or restore(*args, **keywords)
-    )
+    look = store._reader.look
+    monkeypatch.setattr(store._reader, "look", lambda *args, **keywords: reads.append(args) or look(*args, **keywords))
     found = store.checkpoints.list("t1")
     assert reads == []
     assert found[0].state["n"] == found[0].state["n"] == 2
