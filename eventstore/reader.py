@@ -40,6 +40,10 @@ class Reader:
         self.restore_us_per_kib = 5.0
         self._held = Held()
 
+    def forget(self) -> None:
+        """Hold nothing of what was read: a trace was erased."""
+        self._held = Held()
+
     def find(self, trace_id: str) -> tuple[TraceRow, Head]:
         """A trace and where it stands. Raises TraceNotFound, TraceErased."""
         with self._database.reader() as connection:

@@ -290,6 +290,8 @@ def give_back(store: Store, *, rewrite: bool) -> bool:
 
     def work() -> bool:
         mark = rewrite_due(connection) if rewrite else None
+        if mark is not None:
+            store._reader.forget()
         for _ in connection.execute("PRAGMA incremental_vacuum" if mark is None else "VACUUM"):
             pass
         if not truncated():

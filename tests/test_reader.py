@@ -109,6 +109,15 @@ def test_an_erased_trace_is_erased_though_it_was_held(path, store, record):
         store.state_at("t1")
 
 
+def test_whoever_erases_a_trace_holds_nothing_of_it(store, record):
+    record(store, 5).end()
+    read_twice(store)
+    row, _ = store._reader.find("t1")
+    assert store._reader._held.end(row.id) is not None
+    store.erase("t1")
+    assert store._reader._held.end(row.id) is None
+
+
 def test_a_past_place_is_read_from_what_is_held_of_the_bases_before_it(path, record, tamper):
     class Links:
         """A link for every four rows."""
