@@ -284,10 +284,11 @@ class Step(Writes):
         next: str | None,
         append_id: str | None,
     ) -> None:
-        for name in (node, next):
-            if name is not None:
-                check_key(name)
-        check_append_id(append_id)
+        check_key(node)
+        if next is not None:
+            check_key(next)
+        if append_id is not None:
+            check_append_id(append_id)
         self._trace = trace
         self.node = node
         self.metadata = metadata or _UNMEASURED
@@ -352,7 +353,7 @@ class Step(Writes):
         given = self.metadata
         duration = given.duration_ms if given.duration_ms is not None else self._duration_ms
         if duration is None:
-            duration = round((time.perf_counter_ns() - self._started_ns) / 1e6, 3)
+            duration = (time.perf_counter_ns() - self._started_ns + 500) // 1000 / 1000
         return NodeExecuted(
             self.node,
             error is None,
