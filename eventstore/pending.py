@@ -80,21 +80,29 @@ def moves(event: Envelope) -> Sequence[ControlDelta]:
     return control_deltas(event.kind, data)
 
 
-def control_growth_bytes(control: Mapping[str, Any], key: str, op: str, value: Any) -> int:
-    """About how much larger one move makes the JSON of control; scalars in the place of scalars count as equal."""
-    if op == "delete":
-        return -(len(key) + 4 + size_bytes(control[key])) if key in control else 0
-    if key not in control:
-        return len(key) + 4 + (2 if value is None or type(value) is int else size_bytes(value))
-    if op == "append":
-        return size_bytes(value) - 1
-    if op == "merge":
-        old = control[key]
-        return sum(
-            size_bytes(item) - size_bytes(old[name]) if name in old else len(name) + 4 + size_bytes(item)
-            for name, item in value.items()
-        )
-    return size_bytes(value) - size_bytes(control[key]) if type(value) in (dict, list) else 0
+def control_growth_bytes(control: Mapping[str, Any], deltas: Sequence[ControlDelta]) -> int:
+    """About how much larger `deltas` make the JSON of control; scalars in the place of scalars count as equal."""
+    grown = 0
+    for key, op, value in deltas:
+        if key not in control:
+            if op != "delete":
+                grown += len(key) + 4 + (2 if value is None or type(value) is int else size_bytes(value))
+        elif op == "sum":
+            continue
+        elif op == "put":
+            if type(value) is dict or type(value) is list:
+                grown += size_bytes(value) - size_bytes(control[key])
+        elif op == "delete":
+            grown -= len(key) + 4 + size_bytes(control[key])
+        elif op == "append":
+            grown += size_bytes(value) - 1
+        elif op == "merge":
+            old = control[key]
+            grown += sum(
+                size_bytes(item) - size_bytes(old[name]) if name in old else len(name) + 4 + size_bytes(item)
+                for name, item in value.items()
+            )
+    return grown
 
 
 def projections(

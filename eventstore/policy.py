@@ -60,8 +60,9 @@ class FoldInput(msgspec.Struct, frozen=True, gc=False):
 class FoldPolicy(Protocol):
     """Decides after each commit. A pure function of its input.
 
-    A policy may also have `may_fold(tail_deltas, tail_bytes, chain_bytes, state_bytes) -> bool`, a cheap first
-    look at every commit that is False when `decide` could only say no.
+    A policy may also have `may_fold(tail_deltas, tail_rows, tail_bytes, chain_bytes, state_bytes) -> bool`, a
+    cheap first look at every plain commit (no score passed, no tail was read again) that is False when `decide`
+    could only say no.
     """
 
     def decide(self, now: FoldInput) -> FoldDecision | None:
@@ -93,9 +94,17 @@ class AdaptiveFold(msgspec.Struct, frozen=True):
     max_restore_ms: float | None = None
     max_overhead_ratio: float | None = None
 
-    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
-        """False below `min_tail_deltas`, unless the restore bound is near."""
-        return tail_deltas >= self.min_tail_deltas or chain_bytes + tail_bytes > 2 * state_bytes
+    def may_fold(self, tail_deltas: int, tail_rows: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+        """False unless the restore bound is near, or the tail has its deltas and its rows."""
+        if chain_bytes + tail_bytes > 2 * state_bytes + RESTORE_SLACK_BYTES // 2:
+            return True
+        if tail_deltas < self.min_tail_deltas:
+            return False
+        return (
+            tail_rows >= self.min_tail_rows
+            or (state_bytes < self.small_state_bytes and tail_bytes >= 512 + 2 * state_bytes)
+            or self.max_restore_ms is not None
+        )
 
     def decide(self, now: FoldInput) -> FoldDecision | None:
         """See the class."""
@@ -141,7 +150,7 @@ class NeverFold(msgspec.Struct, frozen=True):
     True
     """
 
-    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+    def may_fold(self, tail_deltas: int, tail_rows: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
         """Always False."""
         return False
 
@@ -159,7 +168,7 @@ class FoldEvery(msgspec.Struct, frozen=True):
 
     steps: int
 
-    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+    def may_fold(self, tail_deltas: int, tail_rows: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
         """Always True."""
         return True
 
@@ -177,7 +186,7 @@ class GeometricFold(msgspec.Struct, frozen=True):
 
     factor: float = 1.0
 
-    def may_fold(self, tail_deltas: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
+    def may_fold(self, tail_deltas: int, tail_rows: int, tail_bytes: int, chain_bytes: int, state_bytes: int) -> bool:
         """When the tail outgrows the state."""
         return tail_bytes > self.factor * max(state_bytes, 512)
 

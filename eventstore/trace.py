@@ -577,15 +577,24 @@ class Trace(Lookback):
                 self._size()
             state_bytes = self._state_bytes + (0 if draft is None else draft.growth_bytes)
             if policy is None:  # an adapter's control hardly grows
-                for key, op, value in control_moves:
-                    if op != "sum" or key not in self._control:
-                        state_bytes += control_growth_bytes(self._control, key, op, value)
+                state_bytes += control_growth_bytes(self._control, control_moves)
             if state_bytes < 2:
                 state_bytes = 2
-            tail_deltas, tail_bytes = self._tail_deltas + len(live), self._tail_bytes + size
             policy = policy or store.fold_policy
             may_fold = getattr(policy, "may_fold", None)
-            if may_fold is None or may_fold(tail_deltas, tail_bytes, self._chain_bytes, state_bytes):
+            if (
+                may_fold is None
+                or score_passed
+                or marks
+                or self._row.id in store._reader.reread_bytes
+                or may_fold(
+                    self._tail_deltas + len(live),
+                    self._tail_rows + 1,
+                    self._tail_bytes + size,
+                    self._chain_bytes,
+                    state_bytes,
+                )
+            ):
                 fold = policy.decide(
                     self._fold_input(
                         live, size, state_bytes - self._state_bytes, score_passed=score_passed or bool(marks)

@@ -87,10 +87,12 @@ class Admission:
     def decide(self, policy: Any, restore_us_per_kib: float, score: Any) -> Any:
         """A base to write now, or None."""
         size = max(2, self.size_bytes)
-        may_fold = getattr(policy, "may_fold", None)
-        if may_fold is not None and not may_fold(self.tail_deltas, self.tail_bytes, self.chain_bytes, size):
-            return None
         passed = any(score.of(*cost) >= score.threshold for cost in self.costs)
+        may_fold = getattr(policy, "may_fold", None)
+        if not (passed or may_fold is None) and not may_fold(
+            self.tail_deltas, self.tail_rows, self.tail_bytes, self.chain_bytes, size
+        ):
+            return None
         return policy.decide(
             FoldInput(self.tail_deltas, self.tail_rows, self.tail_bytes, self.chain_bytes, size, passed, 0,
                       restore_us_per_kib, self.log_bytes, self.base_bytes)
@@ -148,9 +150,9 @@ class Admission:
                     continue
                 if op == "clear":
                     gone = [name for name in control if name.startswith(key)]
-                    self.size_bytes += sum(control_growth_bytes(control, name, "delete", None) for name in gone)
+                    self.size_bytes += control_growth_bytes(control, [(name, "delete", None) for name in gone])
                 elif op != "sum" or key not in control:
-                    self.size_bytes += control_growth_bytes(control, key, op, value)
+                    self.size_bytes += control_growth_bytes(control, ((key, op, value),))
                 apply_control(control, key, op, value)
         if opening is not None:
             self.measure()

@@ -405,6 +405,19 @@ def test_no_commit_leaves_a_restore_beyond_its_bound(tail, chain, state, deltas,
         assert decision is not None and decision.kind == "whole"
 
 
+@pytest.mark.parametrize("policy", [
+    es.AdaptiveFold(), es.AdaptiveFold(max_restore_ms=0.05), es.AdaptiveFold(min_tail_rows=3, min_link_bytes=600),
+    es.NeverFold(), es.FoldEvery(5), es.GeometricFold(),
+])  # fmt: skip
+@given(
+    tail=st.integers(0, 20_000), chain=st.integers(0, 20_000), state=st.integers(2, 20_000),
+    deltas=st.integers(0, 40), rows=st.integers(1, 100),
+)  # fmt: skip
+def test_the_first_look_passes_over_no_base(policy, tail, chain, state, deltas, rows):
+    plain = fold_input(tail_bytes=tail, chain_bytes=chain, state_bytes=state, tail_deltas=deltas, tail_rows=rows)
+    assert policy.may_fold(deltas, rows, tail, chain, state) or policy.decide(plain) is None
+
+
 def test_a_decision_gives_its_reason():
     policy = es.AdaptiveFold()
     assert policy.decide(fold_input(tail_bytes=100)) is None
