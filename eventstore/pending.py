@@ -59,15 +59,13 @@ class Appended(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
-class Pending(Append):
+class Pending(Append, eq=False):
     """An append, and what its acknowledgement does to the live trace."""
 
-    __slots__ = ("control", "is_exact", "live", "size_bytes")
-
-    live: Sequence[LiveDelta]
-    control: Sequence[ControlDelta]
-    size_bytes: int
-    is_exact: bool
+    live: Sequence[LiveDelta] = ()
+    control: Sequence[ControlDelta] = ()
+    size_bytes: int = 0
+    is_exact: bool = True
 
 
 def moves(event: Envelope) -> Sequence[ControlDelta]:

@@ -40,7 +40,8 @@ class Draft:
     """Deltas over a state, each checked at the door; `wire` for the body, `live` for the state.
 
     `growth_bytes`: how much larger the state's JSON will be; `is_exact` False where that was not followed.
-    `source`: who writes; `updates`: in a branch, what was put to CUSTOM keys, by the delta's index.
+    `ops`: of the keys with a reducer; `source`: who writes; `updates`: in a branch, what was put to CUSTOM
+    keys, by the delta's index.
 
     >>> draft = Draft({"n": 1}, ReducerRegistry({"n": "sum"}))
     >>> draft.put("n", 2); draft.get("n"), draft.growth_bytes
@@ -48,7 +49,6 @@ class Draft:
     """
 
     __slots__ = (
-        "_ops",
         "_overlay",
         "_redact",
         "_reducers",
@@ -57,6 +57,7 @@ class Draft:
         "is_exact",
         "live",
         "opaque",
+        "ops",
         "source",
         "updates",
         "wire",
@@ -65,7 +66,7 @@ class Draft:
     def __init__(self, state: dict[str, Any], reducers: ReducerRegistry, redact: Redactor | None = None) -> None:
         self._state = state
         self._reducers = reducers
-        self._ops = reducers.ops
+        self.ops = reducers.ops
         self._redact = redact
         self._overlay: dict[str, Any] = {}
         self.wire: list[Row] = []
@@ -95,7 +96,7 @@ class Draft:
 
     def put(self, key: str, value: Any) -> None:
         """`value` through the key's reducer. Raises as `replace` and `write`, and ReducerConflict."""
-        op = self._ops.get(key)
+        op = self.ops.get(key)
         if op is None:
             self.replace(key, value)
         elif op != "custom":
@@ -118,14 +119,14 @@ class Draft:
         if self._redact is not None:
             value = self._redact(key, value)
         wire, live, size = normalise(key, value)
-        kind = type(live)
+        kind = type(old)
         if old is MISSING:
             self.growth_bytes += size + len(key) + 4
-        elif type(old) is tuple:
+        elif kind is tuple:
             self.is_exact = False
         else:
-            self.growth_bytes += size - (old.size_bytes if type(old) is Opaque else len(json_encode(old)))
-        if kind is Opaque:
+            self.growth_bytes += size - (old.size_bytes if kind is Opaque else len(json_encode(old)))
+        if type(live) is Opaque:
             self.opaque = True
         overlay[key] = live
         self.live.append((key, "put", live))
@@ -224,10 +225,11 @@ class Writes:
 
     def put(self, key: str, value: Any) -> None:
         """Set `key` through its reducer. Raises ValueRefused, ReducerConflict, DeltaApply."""
-        draft = self._draft
-        if draft is None:
-            draft = self._open()
-        draft.put(key, value)
+        draft = self._draft or self._open()
+        if key in draft.ops:
+            draft.put(key, value)
+        else:
+            draft.replace(key, value)
 
     def replace(self, key: str, value: Any) -> None:
         """Set `key` literally, whatever its reducer. Raises ValueRefused."""
@@ -291,7 +293,7 @@ class Step(Writes):
             check_append_id(append_id)
         self._trace = trace
         self.node = node
-        self.metadata = metadata or _UNMEASURED
+        self.metadata = metadata
         self.next = next
         self.append_id = append_id
         self._draft: Draft | None = None
@@ -299,6 +301,10 @@ class Step(Writes):
         self._duration_ms: float | None = None
         self._cost: float = 0  # the very default of the event, which its body leaves out
         self._effects = False
+        if metadata is not None:
+            self._duration_ms = metadata.duration_ms
+            self._cost = metadata.token_cost or 0
+            self._effects = bool(metadata.has_side_effects)
 
     def __enter__(self) -> Step:
         self._expected, self._draft, self._landed = self._trace._begin(self.append_id)
@@ -324,14 +330,15 @@ class Step(Writes):
             return self._trace._prepare_step(self._executed(error), None, self._trace.version, None)
         draft, self._draft = self._open(), None
         pending = self._trace._prepare_step(self._executed(None), draft, self._expected, self.append_id)
-        pending.duplicate = self._landed
+        if self._landed is not None:
+            pending.duplicate = self._landed
         return pending
 
     def record(
         self, *, token_cost: float = 0.0, duration_ms: float = 0.0, has_side_effects: bool | None = None
     ) -> None:
         """Add to what this execution cost. Raises EventStoreError for a field that was given up front."""
-        given = self.metadata
+        given = self.metadata or _UNMEASURED
         ExecutionMetadata((self._duration_ms or 0) + duration_ms, self._cost + token_cost, has_side_effects)  # checks
         for name, value, final in (
             ("token_cost", token_cost, given.token_cost),
@@ -350,8 +357,7 @@ class Step(Writes):
         return self._draft
 
     def _executed(self, error: BaseException | None) -> NodeExecuted:
-        given = self.metadata
-        duration = given.duration_ms if given.duration_ms is not None else self._duration_ms
+        duration = self._duration_ms
         if duration is None:
             duration = (time.perf_counter_ns() - self._started_ns + 500) // 1000 / 1000
         return NodeExecuted(
@@ -359,8 +365,8 @@ class Step(Writes):
             error is None,
             None if error is None else described(error),
             duration,
-            self._cost if given.token_cost is None else given.token_cost,
-            self._effects if given.has_side_effects is None else given.has_side_effects,
+            self._cost,
+            self._effects,
             self.next,
         )
 

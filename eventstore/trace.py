@@ -22,7 +22,6 @@ from .checkpoint import Checkpoint, CheckpointTrigger
 from .codec import (
     Envelope,
     Row,
-    as_column,
     check_append_id,
     check_key,
     decode_rows,
@@ -430,18 +429,21 @@ class Trace(Lookback):
 
         A retry is drafted over what the first attempt saw, so that it comes out the same.
         """
-        landed = self._store._reader.find_append(self._row, append_id)
-        if landed is not None:
-            return landed.first_seq - 1, self._draft_before(landed), landed
-        if not self._store._database.is_open:
-            self._store._database.check_open()
+        store = self._store
+        if append_id is not None:
+            landed = store._reader.find_append(self._row, append_id)
+            if landed is not None:
+                return landed.first_seq - 1, self._draft_before(landed), landed
+        if not store._database.is_open:
+            store._database.check_open()
         with self._lock:
             state = self._live()
-            self._check_mutation()
+            if self._prints is not None:
+                self._check_mutation()
             status = self._control.get("status")
             if status in ENDED:
                 raise TraceEndedError(self.id, str(status))
-            return self._version, Draft(state, self._registry, self._store.redact), None
+            return self._version, Draft(state, self._registry, store.redact), None
 
     def _draft(self, redact: bool) -> Draft:
         return Draft(self._live(), self._registry, self._store.redact if redact else None)
@@ -558,9 +560,11 @@ class Trace(Lookback):
         n, size = len(wire), len(body)
         extras: list[Statement]
         own_id = store._random.getrandbits(63) if append_id is None else append_id
-        at_us = max(at_us or time.time_ns() // 1000, self._at_us)
+        at_us = at_us or time.time_ns() // 1000
+        if at_us < self._at_us:
+            at_us = self._at_us
         digest = chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
-        row = (self._row.id, expected + 1, n, own_id, at_us, digest, as_column(body))
+        row = (self._row.id, expected + 1, n, own_id, at_us, digest, body if opaque else body.decode())
         if len(control) == 1 and control[0].kind == "node_executed":
             extras, control_moves = [], moves(control[0])
         elif all(event.kind in PROJECTED_NOWHERE for event in control):
@@ -600,18 +604,24 @@ class Trace(Lookback):
                         live, size, state_bytes - self._state_bytes, score_passed=score_passed or bool(marks)
                     )
                 )
-        pending = Pending(self._row.trace_id, row, extras, fold, state_bytes, sync)
-        pending.live, pending.control, pending.size_bytes = live, control_moves, size
-        pending.is_exact = draft is None or draft.is_exact
-        return pending
+        return Pending(
+            self._row.trace_id,
+            row,
+            extras,
+            fold,
+            state_bytes,
+            sync,
+            live=live,
+            control=control_moves,
+            size_bytes=size,
+            is_exact=draft is None or draft.is_exact,
+        )
 
     def _commit(self, pending: Pending) -> Appended:
-        if not self._store._database.is_open:
-            self._store._database.check_open()
         with self._lock:
             if pending.duplicate is None:
                 self._store._writer.commit(pending)
-            return self._acknowledge(pending)
+            return self._take_in(pending)
 
     def _acknowledge(self, pending: Pending) -> Appended:
         with self._lock:

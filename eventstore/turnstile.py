@@ -15,6 +15,8 @@ try:
     import fcntl
 except ImportError:  # no flock on this platform: SQLite's busy handler alone keeps order
     fcntl = None  # type: ignore[assignment]
+else:
+    _NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class Turnstile:
@@ -34,7 +36,7 @@ class Turnstile:
         if self._fd < 0:
             return True
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, _NOW)
         except BlockingIOError:
             return False
         return True

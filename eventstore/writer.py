@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from . import bases
 from .database import Database
@@ -59,49 +60,30 @@ ADD_CHECKPOINT = (
 )
 
 
-class Append:
+class Append(msgspec.Struct, eq=False):
     """One append on its way into the log, and what became of it.
 
     `row`: the parameters of `INSERT_ROW`, the trace's row id first (0 with `new_trace`, whose row is
     made in the same commit). `extras`: `(sql, parameters)` after it, where a parameter that is
     `TRACE_ROW` stands for that row id. `fold`: a base to write with it, `state_bytes` the size of the
     state then, `net` its link where that is made already. `sync`: synced whatever the store's durability.
-    `epoch`: that of the run's owner; the row goes in
-    only while the lease has it. After the commit: `error`, or `duplicate`
-    (the row that an earlier append of the same id left), and `folded`.
+    `epoch`: that of the run's owner; the row goes in only while the lease has it. After the commit: `error`,
+    or `duplicate` (the row that an earlier append of the same id left), and `folded`.
     """
 
-    __slots__ = ("duplicate", "epoch", "error", "extras", "fold", "folded", "gate", "net", "new_trace", "row",
-                 "state_bytes", "sync", "trace_id")  # fmt: skip
-
-    def __init__(
-        self,
-        trace_id: str,
-        row: tuple[Any, ...],
-        extras: list[tuple[str, tuple[Any, ...]]] | None = None,
-        fold: FoldDecision | None = None,
-        state_bytes: int = 0,
-        sync: bool = False,
-        new_trace: tuple[Any, ...] | None = None,
-    ) -> None:
-        self.trace_id = trace_id
-        self.row = row
-        self.extras = extras or []
-        self.fold = fold
-        self.state_bytes = state_bytes
-        self.sync = sync
-        self.new_trace = new_trace
-        self.net: bases.Net | None = None
-        self.epoch: int | None = None
-        self.error: Exception | None = None
-        self.duplicate: LogRow | None = None
-        self.folded: bases.Folded | None = None
-        self.gate: LockType | None = None
-
-    @property
-    def is_one_row(self) -> bool:
-        """Whether autocommit can take it."""
-        return not self.extras and self.fold is None and self.new_trace is None
+    trace_id: str
+    row: tuple[Any, ...]
+    extras: list[tuple[str, tuple[Any, ...]]] = []
+    fold: FoldDecision | None = None
+    state_bytes: int = 0
+    sync: bool = False
+    new_trace: tuple[Any, ...] | None = None
+    net: bases.Net | None = None
+    epoch: int | None = None
+    error: Exception | None = None
+    duplicate: LogRow | None = None
+    folded: bases.Folded | None = None
+    gate: LockType | None = None
 
     @property
     def expected_version(self) -> int:
@@ -117,6 +99,9 @@ class Writer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._connection: apsw.Connection
+        self._execute: Callable[..., apsw.Cursor]  # of a cursor of its own, for what runs at every append
+        self._is_connected = False
         self._turnstile = database.turnstile
         self._mutex: Any = threading.RLock()  # owned, so that an interrupted commit can be cleaned up after
         self._queue: deque[Append] = deque()
@@ -127,17 +112,20 @@ class Writer:
 
     def commit(self, append: Append) -> None:
         """Commit one append; returns when it is as durable as the store promises, or raises its error."""
-        if not self._database.is_open:
-            self._database.check_open()
         done = False
         try:
             if self._mutex.acquire(False) and self._turnstile.try_enter():
                 self._tidy()
                 done = True
-                if append.is_one_row and not (append.sync and self._strong(True)):
-                    self._insert_alone(append)
-                else:
+                if (
+                    append.extras
+                    or append.fold is not None
+                    or append.new_trace is not None
+                    or (append.sync and self._database.durability == "normal")
+                ):
                     self._run((append,))
+                else:
+                    self._insert_alone(append)
         finally:
             self._release()
         if not done:
@@ -200,16 +188,20 @@ class Writer:
         """Holding the mutex: nothing that an interrupted caller left open may swallow the next commit."""
         if not self._database.is_open:
             self._database.check_open()
-        self._connection = self._database.writer
+        if not self._is_connected:
+            self._connection = self._database.writer
+            self._execute = self._connection.cursor().execute
+            self._is_connected = True
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
     def _release(self) -> None:
         """Give back what this thread holds, however it was interrupted."""
-        if self._mutex._is_owned():
+        mutex = self._mutex
+        if mutex._is_owned():
             self._turnstile.leave()
-            while self._mutex._is_owned():
-                self._mutex.release()
+            while mutex._is_owned():
+                mutex.release()
 
     def _wait_in_queue(self, append: Append) -> None:
         self._database.check_open()
@@ -288,9 +280,6 @@ class Writer:
             for append in batch:
                 append.error = append.error or error
 
-    def _strong(self, sync: bool) -> bool:
-        return sync and self._database.durability == "normal"
-
     def _run(self, batch: Sequence[Append]) -> None:
         connection = self._connection
         try:
@@ -319,9 +308,9 @@ class Writer:
 
     def _insert_row(self, append: Append) -> None:
         if append.epoch is None:
-            self._connection.execute(INSERT_ROW, append.row)
+            self._execute(INSERT_ROW, append.row)
         else:
-            self._connection.execute(INSERT_OWNED, (*append.row, append.epoch))
+            self._execute(INSERT_OWNED, (*append.row, append.epoch))
 
     def _insert(self, append: Append, undone_by: str = "") -> None:
         """Inside a transaction; `undone_by`: what undoes the append, where it is the only one."""
