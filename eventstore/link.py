@@ -57,15 +57,13 @@ class NetEffect:
             else:
                 self.entries[key] = [CODE[op], [value] if op == "sum" else value]
             return
-        last = entry[-2]
-        if last == _PUT or (
-            last == CODE[op] and last in (_APPEND, _MERGE, _MAX, _MIN) and _same_type(entry[-1], value)
-        ):
-            entry[-1] = combine(entry[-1], key, op, value)
-        elif last == CODE[op] == _SUM:
+        last, code = entry[-2], CODE[op]
+        if last == code == _SUM:
             entry[-1].append(value)
+        elif last == _PUT or (last == code and last in (_APPEND, _MERGE, _MAX, _MIN) and _same_type(entry[-1], value)):
+            entry[-1] = combine(entry[-1], key, op, value)
         else:
-            entry += [CODE[op], [value] if op == "sum" else value]
+            entry += [code, [value] if op == "sum" else value]
 
     def keys(self) -> set[str]:
         """What it touches."""
@@ -103,10 +101,9 @@ class ControlEffect(NetEffect):
             for name in [name for name in self.entries if name.startswith(key)]:
                 del self.entries[name]
             return
-        prefix = key[: key.find("/") + 1]
-        if prefix in self.deleted and key not in self.entries:
+        if self.deleted and key[: key.find("/") + 1] in self.deleted and key not in self.entries:
             self.deleted[key] = None
-        super().add(key, op, value)
+        NetEffect.add(self, key, op, value)  # as super() would: it is most of what a fold calls
 
     def apply(self, state: State) -> None:
         """Do to control what the events would have done. Raises DeltaApply."""
@@ -149,15 +146,19 @@ class Link:
 
     def add_rows(self, rows: Iterable[Row]) -> None:
         """Take the events of one body, in order. Raises DeltaApply."""
+        entries, control = self.state.entries, self.control
         for row in rows:
             if row.kind == "delta":
-                self.state.add(row.key, row.op, row.value)
+                if row.op == "put":
+                    entries[row.key] = [_PUT, row.value]
+                else:
+                    self.state.add(row.key, row.op, row.value)
             else:
                 if row.kind == "trace_started":
                     for key, value in row.data["state"].items():
                         self.state.add(key, "put", value)
                 for key, op, value in control_deltas(row.kind, row.data):
-                    self.control.add(key, op, value)
+                    control.add(key, op, value)
 
     def apply(self, control: State | None, state: State) -> None:
         """Apply to both halves, or with `control` None to the state alone. Raises DeltaApply."""
