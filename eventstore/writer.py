@@ -324,7 +324,7 @@ class Writer:
                 append.row = (connection.last_insert_rowid(), *append.row[1:])
             self._insert_row(append)
             for sql, parameters in append.extras:
-                connection.execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
+                self._execute(sql, tuple(append.row[0] if item is TRACE_ROW else item for item in parameters))
         except apsw.ConstraintError as error:
             if not alone or undone_by:
                 connection.execute(undone_by or "ROLLBACK TO one")
