@@ -24,12 +24,13 @@ from .comparison import Compared
 from .described import described, figures
 from .result import Measure
 from .results import BenchRun, Described, runs
+from .tables import wins
 from .units import TIMES, figured, is_better_high, number, times
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = Path(__file__).parent / "published.jsonl.gz"
 PAGES = ("README.md", "docs/benchmarks.md")
-NEEDED = ("chat", "peers", "figures")
+NEEDED = ("chat", "peers", "figures", "wins")
 BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
 NOT_SHOWN = ("floor-normal", "engine-normal")
 ENGINE = "engine"
@@ -118,7 +119,7 @@ def filled(text: str, made: Mapping[str, str]) -> str:
 def blocks(run: BenchRun, beside: str = "docs/") -> dict[str, str]:
     """Every block by name. `beside`: where the pictures are, seen from the page."""
     made = {name: _picture(name, beside, ALT.get(name) or _bars_told(run)) for name in pictures.data(run)}
-    tables: dict[str, Callable[[BenchRun], str]] = {"peers": peers, "figures": measures}
+    tables: dict[str, Callable[[BenchRun], str]] = {"peers": peers, "figures": measures, "wins": peer_wins}
     return made | {name: table(run) for name, table in tables.items()}
 
 
@@ -147,6 +148,13 @@ def measures(run: BenchRun) -> str:
         lines.append(_row(case, _escaped(one.name), _valued(one, one.result), aim, "✓" if one.met else "missed"))
     met = sum(one.met for one, _ in rows)
     return "\n".join([*lines, "", f"{met} of {len(rows)} are met. {_where(run)}", ""])
+
+
+def peer_wins(run: BenchRun) -> str:
+    """Every figure of which a peer has the better one."""
+    sheet = wins(figures(run))
+    rows = (_row(*map(_escaped, row)) for row in sheet.rows)
+    return "\n".join([_row(*sheet.columns), "|" + " --- |" * len(sheet.columns), *rows, sheet.note, ""])
 
 
 def _cells(compared: list[Compared]) -> Cells:

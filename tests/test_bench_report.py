@@ -389,8 +389,7 @@ def test_bars_stand_fastest_first_and_curves_have_their_exponent(run):
 def pages(tmp_path):
     """A root with a README that has all blocks, still empty, and a text of its own."""
     (tmp_path / "docs").mkdir()
-    names = ("chat", "peers", "figures")
-    blocks = "\n\n".join(f"<!-- bench:{name} -->\n<!-- /bench:{name} -->" for name in names)
+    blocks = "\n\n".join(f"<!-- bench:{name} -->\n<!-- /bench:{name} -->" for name in readme.NEEDED)
     (tmp_path / "README.md").write_text(f"# A title\n\n{blocks}\n\nThe end.\n", "utf-8")
     return tmp_path
 
@@ -447,8 +446,8 @@ def test_the_measures_say_their_aim_and_whether_it_is_met(run):
 
 
 def test_a_published_run_is_the_run_that_the_store_has(run, store, tmp_path):
-    start = {"settings": msgspec.to_builtins(run.settings), "machine": msgspec.to_builtins(run.machine)}
-    trace = store.start(start, name=NAME)
+    start = {"settings": run.settings, "machine": run.machine, "systems": run.systems}
+    trace = store.start(msgspec.to_builtins(start), name=NAME)
     for case, result in run.results.items():
         with trace.step(case) as step:
             step.put(PREFIX + case, msgspec.to_builtins(result))
@@ -456,6 +455,7 @@ def test_a_published_run_is_the_run_that_the_store_has(run, store, tmp_path):
     readme.publish(store, trace.id, tmp_path / "published.jsonl.gz")
     found = readme.published(tmp_path / "published.jsonl.gz")
     assert (found.trace_id, found.results, found.machine) == (trace.id, run.results, run.machine)
+    assert found.systems == run.systems
 
 
 def test_what_is_not_published_cannot_be_read(tmp_path):
