@@ -39,6 +39,7 @@ AIMS: dict[str, tuple[Aim, ...]] = {
     ),
     "peers-small-runs": (
         Aim("langgraph", "wall_ms", "wall time", 3),
+        Aim("langgraph-graph", "wall_ms", "wall time", 3),
         Aim("dbos", "wall_ms", "wall time", 10),
         Aim("eventsourcing", "wall_ms", "wall time", 1.5),
     ),

@@ -147,7 +147,7 @@ def tasks(bench: Bench) -> Iterator[Measure]:
 
 def processes(bench: Bench) -> Iterator[Measure]:
     """4 processes on one file: nobody waits long, nobody is passed over."""
-    count, seconds = 4, bench.size(50, 5) / 10
+    count, seconds = 4, bench.size(30, 5) / 10
     slowest, fairness, notes = [], [], []
     for _ in bench.rounds("processes", 3):
         path = bench.path("processes")

@@ -19,7 +19,7 @@ from benchmarks.aims import aims
 from benchmarks.bench import Bench
 from benchmarks.measuring import remove
 from benchmarks.result import Measure, Measurement, Spread
-from benchmarks.systems import system
+from benchmarks.systems import ONE_EACH, system
 from benchmarks.systems.system import System
 from benchmarks.worker import WorkerFailed, fresh
 from benchmarks.workload import StepInput, check
@@ -29,8 +29,6 @@ READY_WITHIN_S = 60
 RUNS = 32
 APART = ("floor", "floor-normal")
 """A bare connection is for one thread at a time: apsw refuses a second one. Each thread opens its own."""
-CONTENDERS = ("floor", "engine", "engine-normal", "langgraph", "dbos", "eventsourcing", "burr", "salamander")
-"""Variants of a system share its way to the disk."""
 Share = Sequence[tuple[str, list[StepInput]]]
 
 
@@ -175,7 +173,7 @@ def contention(bench: Bench) -> Iterator[Measurement | Measure]:
     many_threads, many_processes = ([4], [2]) if bench.quick else ([1, 8, 32], [1, 4, 8])
     work = Work("chat", runs=bench.size(RUNS, 4), steps=bench.size(15, 5))
     found: list[Measurement] = []
-    for repeat, name in bench.turns("contention", bench.systems(*CONTENDERS), 1):
+    for repeat, name in bench.turns("contention", bench.systems(*ONE_EACH), 1):
         with bench.failing(name):
             path = bench.path(name)
             call = f"{name} {repeat}"

@@ -16,7 +16,7 @@ from benchmarks.result import Measurement, Spread
 from benchmarks.systems import OURS, SYSTEMS
 from benchmarks.workloads import Work
 
-UNDER_VALGRIND = ("floor", "engine", "engine-run")  # importing the others would take it minutes
+UNDER_VALGRIND = ("floor", "engine")  # importing the others would take minutes
 
 
 def found(name: str, path: str, steps: int) -> Costs:
@@ -31,7 +31,7 @@ def processor(name: str, path: str, steps: int) -> Instructions:
 
 def noise_free(bench: Bench) -> Iterator[Measurement]:
     """Of every system."""
-    steps = bench.size(300, 6)
+    steps = bench.size(120, 6)
     for repeat, name in bench.turns("costs", bench.systems(*SYSTEMS), 1):
         with bench.failing(name):
             figures: dict[str, float | Spread] = {}
@@ -42,7 +42,7 @@ def noise_free(bench: Bench) -> Iterator[Measurement]:
             else:
                 figures |= {"syncs_per_step": cost.syncs_per_step, "bytes_per_step": cost.bytes_per_step}
             if name in UNDER_VALGRIND and not bench.quick:
-                work = bench.once(f"{name}: instructions", processor, name, bench.path(name), 60)
+                work = bench.once(f"{name}: instructions", processor, name, bench.path(name), 30)
                 if work.per_step is None:
                     missing["instructions_per_step"] = work.how
                 else:

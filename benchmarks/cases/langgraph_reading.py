@@ -137,7 +137,7 @@ def get(bench: Bench) -> Iterator[Measure]:
     for kind in kinds:
         path = _built(bench, kind, steps)
         taken: dict[str, Pairs] = {"latest": [], "cold": [], "known": [], "random": []}
-        for _ in bench.rounds(f"langgraph-get: {kind}", 3):
+        for _ in bench.rounds(f"langgraph-get: {kind}", 2):
             for name, pairs in apart(bench, warm, path, bench.size(60, 6)).items():
                 taken[name] += pairs
             for number in range(bench.size(3, 1)):
@@ -159,7 +159,7 @@ def history(bench: Bench) -> Iterator[Measure]:
     for kind, target in targets.items():
         path = _built(bench, kind, steps)
         pairs = [
-            _each(bench, number, path, visit, kind, steps) for number in bench.rounds(f"langgraph-history: {kind}", 2)
+            _each(bench, number, path, visit, kind, steps) for number in bench.rounds(f"langgraph-history: {kind}", 1)
         ]
         name = f"get_state_history of {steps:,} steps, {kind}, to SqliteSaver"
         yield by_pairs("langgraph-history", name, pairs, target, _note(pairs))

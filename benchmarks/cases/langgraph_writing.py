@@ -90,7 +90,7 @@ def put(bench: Bench) -> Iterator[Measure]:
                 system: apart(bench, laps, system, bench.path("put"), kind, steps)
                 for system in taking_turns(number, "ours", "SqliteSaver")
             }
-            for number in bench.rounds(f"langgraph-put: {kind}", 3)
+            for number in bench.rounds(f"langgraph-put: {kind}", 2)
         ]
         for name, figure, target in (
             ("put_writes and put", median, of_median),
@@ -113,7 +113,7 @@ def run(bench: Bench) -> Iterator[Measure]:
                 system: apart(bench, wall, system, bench.path("wall"), kind, steps)
                 for system in taking_turns(number, *systems)
             }
-            for number in bench.rounds(f"langgraph-wall: {kind}", 3)
+            for number in bench.rounds(f"langgraph-wall: {kind}", 2)
         ]
         ratios = {
             system: median(seconds[system] / seconds["SqliteSaver"] for seconds in rounds) for system in systems[2:]

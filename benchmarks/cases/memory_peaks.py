@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from benchmarks.bench import Bench
 from benchmarks.measuring import remove
 from benchmarks.result import Measurement, Spread
-from benchmarks.systems import SYSTEMS, system
+from benchmarks.systems import ONE_EACH, system
 from benchmarks.worker import fresh
 from benchmarks.workload import check
 from benchmarks.workloads import Work, states
@@ -69,6 +69,6 @@ def peaks(name: str, path: str, work: Work, repeat: int) -> Measurement:
 def memory_peaks(bench: Bench) -> Iterator[Measurement]:
     """A chat run by each system."""
     work = Work("chat", steps=bench.size(1000, 100))
-    for repeat, name in bench.turns("memory-peaks", bench.systems(*SYSTEMS), 1):
+    for repeat, name in bench.turns("memory-peaks", bench.systems(*ONE_EACH), 1):
         with bench.failing(name):
             yield bench.once(f"{name} {repeat}", peaks, name, bench.path(name), work, repeat)

@@ -15,7 +15,7 @@ from benchmarks.aims import aims
 from benchmarks.bench import QUICK, Bench
 from benchmarks.measuring import measure
 from benchmarks.result import Measure, Measurement
-from benchmarks.systems import SYSTEMS, system
+from benchmarks.systems import ONE_EACH, SYSTEMS, system
 from benchmarks.workloads import Work
 
 Case = Callable[[Bench], Iterator[Measure | Measurement]]
@@ -27,15 +27,17 @@ class Size(msgspec.Struct, frozen=True):
     repeats: int
     full: tuple[int, int]
     quick: tuple[int, int]
+    systems: tuple[str, ...] = tuple(SYSTEMS)
 
 
+FEWER = (*ONE_EACH, "floor-normal", "engine-run", "langgraph-graph")
 SIZES = {
-    "chat": Size(3, (1, 1000), (1, 20)),
-    "small-runs": Size(1, (2000, 0), (4, 0)),
-    "agent-runs": Size(1, (100, 0), (2, 0)),
-    "overwrite": Size(1, (1, 300), (1, 5)),
-    "document": Size(1, (1, 300), (1, 5)),
-    "mixed": Size(1, (1, 300), (1, 5)),
+    "chat": Size(2, (1, 1000), (1, 20)),
+    "small-runs": Size(1, (2000, 0), (4, 0), FEWER),
+    "agent-runs": Size(1, (60, 0), (2, 0), FEWER),
+    "overwrite": Size(1, (1, 100), (1, 5)),
+    "document": Size(1, (1, 100), (1, 5)),
+    "mixed": Size(1, (1, 100), (1, 5)),
     "transcripts": Size(1, (100, 0), (2, 0)),
 }
 
@@ -51,7 +53,7 @@ def peers(workload: str) -> Case:
         runs, steps = size.quick if bench.quick else size.full
         work = Work(workload, runs=runs, steps=steps, input=bench.input)
         quick = tuple(SYSTEMS) if workload == "mixed" else QUICK
-        chosen = tuple(name for name in bench.systems(*SYSTEMS, quick=quick) if _can(bench, name, steps))
+        chosen = tuple(name for name in bench.systems(*size.systems, quick=quick) if _can(bench, name, steps))
         found = []
         for repeat, name in bench.turns(f"peers-{workload}", chosen, size.repeats):
             with bench.failing(name):

@@ -83,7 +83,7 @@ def _interpreter_ms(code: str) -> float:
 
 def starting(bench: Bench) -> Iterator[Measurement]:
     """Both, a system a package: how else a package is used makes no difference here."""
-    times = bench.size(3, 1)
+    times = bench.size(2, 1)
     work = Work("chat", runs=bench.size(1000, 10), steps=1)
     for repeat, name in bench.turns("starting", bench.systems(*IMPORTS), 1):
         with bench.failing(name):

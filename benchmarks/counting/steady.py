@@ -56,9 +56,10 @@ def lookback(path: str, work: Work) -> Lookback:
     wanted = list(_places(work))
     with es.open(path, read_only=True) as store:
         seqs = [(run, store.open_trace(run).at(step=step).seq) for run, step, _ in wanted]
-    with restores.counting() as reads, es.open(path, read_only=True) as store:
+    with restores.counting() as reads:
         for (run, seq), (_, step, state) in zip(seqs, wanted, strict=True):
-            check(f"{run} after step {step}", store.state_at(run, seq), state)
+            with es.open(path, read_only=True) as store:  # a new one, that holds nothing of another look
+                check(f"{run} after step {step}", store.state_at(run, seq), state)
     with es.open(path, read_only=True) as store:
         store.state_at(*seqs[-1])
         executed = opcodes.counted(lambda: [store.state_at(run, seq) for run, seq in seqs])

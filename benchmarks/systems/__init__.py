@@ -26,6 +26,8 @@ SYSTEMS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "salamander": ("salamander", "Salamander", ("salamander",)),
 }
 
+ONE_EACH = ("floor", "engine", "engine-normal", "langgraph", "dbos", "eventsourcing", "burr", "salamander")
+"""A system of each package, for what its variants share."""
 OURS = ("floor", "floor-normal", "engine", "engine-normal", "engine-run", "engine-langgraph")
 
 
