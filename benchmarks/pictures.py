@@ -26,7 +26,7 @@ DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A system's chat run. `wall_ratio`, `file_ratio`: to this engine. `kind`: ours, floor or peer."""
+    """A system's chat run. Ratios are to this engine. `kind`: ours, floor or peer."""
 
     system: str
     title: str
@@ -37,6 +37,8 @@ class Bar(msgspec.Struct, frozen=True):
     wall_ratio: float
     file_bytes: float
     file_ratio: float
+    latest_us: float
+    latest_ratio: float
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -68,15 +70,17 @@ def bars(run: BenchRun) -> list[Bar]:
     found = {(one.system, one.figure): one for one in figures(run, known) if one.case == CHAT}
     drawn = []
     for system, about in known.items():
-        step, wall, file = (found.get((system, name)) for name in ("step_us", "wall_ms", "file_bytes"))
-        if system in NOT_DRAWN or step is None or wall is None or file is None:
-            continue
-        if wall.to_engine is None or file.to_engine is None:
-            continue
-        numbers = map(_rounded, (wall.median, wall.to_engine.median, file.median, file.to_engine.median))
-        drawn.append(
-            Bar(system, _title(system, known), about.mode, kind(system), step.samples // step.repeats, *numbers)
-        )
+        step = found.get((system, "step_us"))
+        shown = [found.get((system, name)) for name in ("wall_ms", "file_bytes", "latest_us")]
+        numbers = [
+            _rounded(number)
+            for one in shown
+            if one is not None and one.to_engine is not None
+            for number in (one.median, one.to_engine.median)
+        ]
+        if system not in NOT_DRAWN and step is not None and len(numbers) == 2 * len(shown):
+            steps = step.samples // step.repeats
+            drawn.append(Bar(system, _title(system, known), about.mode, kind(system), steps, *numbers))
     return sorted(drawn, key=lambda bar: bar.wall_ms)
 
 

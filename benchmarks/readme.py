@@ -204,8 +204,8 @@ def _where(run: BenchRun) -> str:
 def _bars_told(run: BenchRun) -> str:
     """The picture of the chat run for who does not see it."""
     bars = pictures.bars(run)
-    told = (f"{bar.title} {times(bar.wall_ratio)} the time, {times(bar.file_ratio)} the file" for bar in bars)
-    return f"A chat run of {bars[0].steps:,} steps, to trace-eventstore: {'; '.join(told)}"
+    told = (f"{bar.title} {times(bar.wall_ratio)}, {times(bar.file_ratio)}, {times(bar.latest_ratio)}" for bar in bars)
+    return f"A chat run of {bars[0].steps:,} steps, its time, file and read to trace-eventstore's: {'; '.join(told)}"
 
 
 def _picture(name: str, beside: str, alt: str) -> str:
