@@ -31,7 +31,7 @@ def processor(name: str, path: str, steps: int) -> Instructions:
 
 def noise_free(bench: Bench) -> Iterator[Measurement]:
     """Of every system."""
-    steps = bench.size(120, 6)
+    steps = bench.size(60, 6)
     for repeat, name in bench.turns("costs", bench.systems(*SYSTEMS), 1):
         with bench.failing(name):
             figures: dict[str, float | Spread] = {}

@@ -25,7 +25,7 @@ from benchmarks.worker import fresh
 from benchmarks.workload import check
 from benchmarks.workloads import Work, states
 
-WRITING_S, FILLING_S, LOOKING_S = 6.0, 6.0, 0.3
+WRITING_S, FILLING_S, LOOKING_S = 5.0, 4.0, 0.2
 LOOKS = 20
 LEFT_OUT = ("engine-run", "engine-langgraph", "langgraph-graph")
 """A loop around a step adds the same at every size."""

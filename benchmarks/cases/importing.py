@@ -210,7 +210,7 @@ def append_runs(name: str, path: str, work: Work, repeat: int) -> Measurement:
 def importing(bench: Bench) -> Iterator[Measurement]:
     """Both, by this engine and the floor."""
     runs, work = bench.size(100, 4), Work("agent-runs", runs=bench.size(1000, 4))
-    for repeat, name in bench.turns("batch-import", bench.systems(*FLOORS, *ENGINES), 2):
+    for repeat, name in bench.turns("batch-import", bench.systems(*FLOORS, *ENGINES), 1):
         with bench.failing(name):
             path = bench.path(name)
             yield bench.once(f"transcripts {name} {repeat}", import_file, name, path, bench.input, runs, repeat)
