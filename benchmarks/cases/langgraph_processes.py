@@ -81,7 +81,7 @@ def processes(bench: Bench) -> Iterator[Measure]:
     slowest: dict[str, list[float]] = {"ours": [], "SqliteSaver": []}
     errors: dict[str, list[str]] = {"ours": [], "SqliteSaver": []}
     systems: tuple[System, System] = ("ours", "SqliteSaver")
-    for number in bench.rounds("langgraph-processes", 3):
+    for number in bench.rounds("langgraph-processes", 2):
         for system in taking_turns(number, *systems):
             found = contest(bench, system, count, steps)
             seconds = max(one.ended for one in found) - min(one.began for one in found)

@@ -138,9 +138,9 @@ def get(bench: Bench) -> Iterator[Measure]:
         path = _built(bench, kind, steps)
         taken: dict[str, Pairs] = {"latest": [], "cold": [], "known": [], "random": []}
         for _ in bench.rounds(f"langgraph-get: {kind}", 2):
-            for name, pairs in apart(bench, warm, path, bench.size(60, 6)).items():
+            for name, pairs in apart(bench, warm, path, bench.size(30, 6)).items():
                 taken[name] += pairs
-            for number in range(bench.size(3, 1)):
+            for number in range(bench.size(2, 1)):
                 taken["cold"].append(_each(bench, number, path, cold))
         for name, what, target in (
             ("latest", f"get_tuple of the latest of {steps:,}, warm", 1.1),

@@ -113,7 +113,7 @@ def run(bench: Bench) -> Iterator[Measure]:
                 system: apart(bench, wall, system, bench.path("wall"), kind, steps)
                 for system in taking_turns(number, *systems)
             }
-            for number in bench.rounds(f"langgraph-wall: {kind}", 2)
+            for number in bench.rounds(f"langgraph-wall: {kind}", 1)
         ]
         ratios = {
             system: median(seconds[system] / seconds["SqliteSaver"] for seconds in rounds) for system in systems[2:]
