@@ -142,7 +142,10 @@ def history_command(case: str, as_json: bool, db: str) -> None:
 def publish_command(run_id: str, db: str) -> None:
     """Make a run the one that the README and docs/benchmarks.md show: the newest, or RUN."""
     with open_results(db) as store:
-        readme.publish(store, _run(store, run_id).trace_id)
+        try:
+            readme.publish(store, _run(store, run_id).trace_id)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from None
     for name in (str(readme.PUBLISHED.relative_to(readme.ROOT)), *readme.render()):
         click.echo(name)
 

@@ -6,6 +6,7 @@ state that is read is compared with the toy model's; a system that gives another
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import time
@@ -62,11 +63,13 @@ def read(name: str, path: str, work: Work) -> Read:
     adapter = system(name)
     (run, steps), *others = work.plan()
     missing: dict[str, str] = {}
+    expected = _states(work.state, steps)
+    gc.collect()
+    gc.freeze()  # what is expected is no part of what a read allocates: the collector shall not walk it
     started = time.perf_counter_ns()
     opened = adapter(path)
     state = opened.latest(run)
     first = (time.perf_counter_ns() - started) / 1000
-    expected = _states(work.state, steps)
     check(f"the latest state by {name}", state, expected[-1])
     del state
     warm = []
@@ -74,6 +77,7 @@ def read(name: str, path: str, work: Work) -> Read:
         started = time.perf_counter_ns()
         state = opened.latest(run)
         warm.append((time.perf_counter_ns() - started) / 1000)
+        check(f"the latest state by {name}", state, expected[-1])
         del state
     try:
         at = _looks(opened, name, run, expected)
@@ -139,7 +143,7 @@ def remove(path: str) -> None:
         shutil.rmtree(one) if one.is_dir() else one.unlink()
 
 
-def measure(name: str, path: str, work: Work, repeat: int, *, reading: bool = True) -> Measurement:
+def measure(name: str, path: str, work: Work, repeat: int) -> Measurement:
     """Write the work in a fresh process, weigh the closed file, read it in another; the file is gone afterwards."""
     written = fresh(write, name, path, work)
     steps = len(written.laps_us)
@@ -150,14 +154,11 @@ def measure(name: str, path: str, work: Work, repeat: int, *, reading: bool = Tr
         "cpu_us_per_step": written.cpu_ms * 1000 / steps,
         "file_bytes": weigh(path),
     }
-    missing: dict[str, str] = {}
-    if reading:
-        found = fresh(read, name, path, work)
-        missing = found.missing
-        figures |= {"open_latest_us": found.open_latest_us, "latest_us": Spread.of(found.latest_us)}
-        if found.at_us:
-            figures["at_us"] = Spread.of(found.at_us)
-        if "history_ms" not in missing:
-            figures["history_ms"] = found.history_ms
+    found = fresh(read, name, path, work)
     remove(path)
-    return Measurement(name, work.workload, repeat, figures, missing)
+    figures |= {"open_latest_us": found.open_latest_us, "latest_us": Spread.of(found.latest_us)}
+    if found.at_us:
+        figures["at_us"] = Spread.of(found.at_us)
+    if "history_ms" not in found.missing:
+        figures["history_ms"] = found.history_ms
+    return Measurement(name, work.workload, repeat, figures, found.missing)

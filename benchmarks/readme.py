@@ -24,6 +24,7 @@ from .comparison import Compared
 from .described import described, figures
 from .result import Measure
 from .results import BenchRun, Described, runs
+from .results import load as load_run
 from .tables import wins
 from .units import TIMES, figured, is_better_high, number, times
 
@@ -54,7 +55,14 @@ Cells = Mapping[tuple[str, str], Compared]
 
 
 def publish(store: es.Store, trace_id: str, path: Path = PUBLISHED) -> None:
-    """Write a run's trace to `path`; the same trace gives the same bytes but for the time in its header."""
+    """Write a run's trace to `path`; the same trace gives the same bytes but for the time in its header.
+
+    Raises ValueError for a quick run, one that has not come to its end, and one in which a system failed.
+    """
+    run = load_run(store, trace_id)
+    failed = [f"{system} in {case}" for case, result in run.results.items() for system in result.failed]
+    if run.status != "completed" or run.settings.quick or failed:
+        raise ValueError(f"run {trace_id} is no whole one: {run.status}, quick {run.settings.quick}, failed {failed}")
     lines = io.BytesIO()
     dump(store, lines, trace_ids=[trace_id])
     path.write_bytes(gzip.compress(lines.getvalue(), mtime=0))
@@ -135,7 +143,10 @@ def peers(run: BenchRun) -> str:
     for name in names:
         row = (_cell(cells.get((name, head)), head) for head in heads)
         lines.append(_row(_named(known[name], name == ENGINE), *row))
-    told = "The first row is absolute, the others are ratios to it; **bold**: where another system is the better one."
+    told = (
+        f"The first row is absolute, the others are ratios to it, but for {' and '.join(ABSOLUTE)};"
+        " **bold**: where another system is the better one."
+    )
     return "\n".join([*lines, "", f"{told} {_where(run)}", ""])
 
 

@@ -36,7 +36,7 @@ class Case(msgspec.Struct, frozen=True):
 CASES: dict[str, Case] = {
     "peers-chat": Case("peers:peers:chat", 120, "one chat run of 1,000 steps, by every system"),
     "peers-small-runs": Case("peers:peers:small-runs", 90, "2,000 runs of three steps"),
-    "peers-agent-runs": Case("peers:peers:agent-runs", 40, "100 runs of 6 to 62 steps, as real agents take"),
+    "peers-agent-runs": Case("peers:peers:agent-runs", 40, "60 runs of 6 to 62 steps, as real agents take"),
     "peers-overwrite": Case("peers:peers:overwrite", 25, "8 of 2,000 keys a step"),
     "peers-document": Case("peers:peers:document", 25, "one document of 40 kB, rewritten at each step"),
     "peers-mixed": Case("peers:peers:mixed", 25, "messages, keys and the document"),

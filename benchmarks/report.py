@@ -106,16 +106,6 @@ def print_history(runs: Iterable[BenchRun], case: str, *, as_json: bool = False)
         print_sheets(history(runs, case))
 
 
-def show(measures: Sequence[Measure]) -> None:
-    """Print the table of targets."""
-    print_sheets([targets(measures)])
-
-
-def as_json(measures: Sequence[Measure]) -> str:
-    """All of the measures, the raw numbers included."""
-    return _json([msgspec.to_builtins(measure) | {"met": measure.met} for measure in measures])
-
-
 def targets(measures: Sequence[Measure]) -> Sheet:
     """Each measure against its target."""
     met = sum(measure.met for measure in measures)

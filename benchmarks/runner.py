@@ -102,7 +102,7 @@ def measured(name: str, bench: Bench) -> Result:
 def unfinished(store: es.Store, settings: Settings) -> str | None:
     """The newest run with these settings that has not come to its end."""
     for run in runs(store):
-        if run.settings == settings and run.status != "completed":
+        if run.settings == settings and run.status not in ("completed", "cancelled"):
             return run.trace_id
     return None
 

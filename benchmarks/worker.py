@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -20,6 +21,7 @@ import msgspec
 
 P = ParamSpec("P")
 T = TypeVar("T")
+TIMEOUT_S = 600
 
 
 class WorkerFailed(Exception):
@@ -38,7 +40,10 @@ def under(prefix: Sequence[str], function: Callable[P, T], *args: P.args, **kwar
     root = str(Path(__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [*prefix, sys.executable, "-m", "benchmarks.worker", name, call]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise WorkerFailed(f"{name} was not done in {TIMEOUT_S} s") from None
     if done.returncode != 0:
         raise WorkerFailed(f"{name} exited with {done.returncode}; what it said stands above")
     result: T = msgspec.json.decode(done.stdout, type=get_type_hints(function)["return"])
@@ -54,7 +59,9 @@ def main(name: str, call: str) -> None:
     names = [*signature(function).parameters]
     args = [msgspec.convert(value, hints[name]) for name, value in zip(names, args, strict=False)]
     kwargs = {name: msgspec.convert(value, hints[name]) for name, value in kwargs.items()}
-    sys.stdout.buffer.write(msgspec.json.encode(function(*args, **kwargs)))
+    with redirect_stdout(sys.stderr):  # the result alone goes out, whatever a system likes to say
+        result = function(*args, **kwargs)
+    sys.stdout.buffer.write(msgspec.json.encode(result))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@
 | mixed | a message, eight keys, now and then the document | |
 | transcripts | one message of a file of real runs | `--input FILE` |
 
-Messages are as long as real ones: the median about 220 bytes, one in a hundred over 6 kB, the longest 9 kB
-(a log-normal distribution, cut). `Work` travels to a fresh process as JSON and is made there again.
+Messages are as long as real ones: the median about 220 bytes, the longest 9 kB (a log-normal distribution, cut).
+`Work` travels to a fresh process as JSON and is made there again.
 """
 
 from __future__ import annotations

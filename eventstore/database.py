@@ -125,8 +125,9 @@ class Database:
 
     @property
     def writer(self) -> apsw.Connection:
-        """The connection that writes. Only the writer asks for it, who has no company."""
+        """The connection that writes. Who asks for it first holds the writer's mutex."""
         if self._written is None:
+            self.check_open()
             with self.errors():
                 try:
                     self._written = self._first.pop()
@@ -260,10 +261,10 @@ class Database:
         if self.halted is not None:
             for connection in self._held():
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        for connection in self._held():
-            connection.close()
-        self._readers.clear()
-        self._first.clear()
+        while (idle := self._idle()) is not None:
+            idle.close()
+        if self._written is not None:
+            self._written.close()
         self.turnstile.close()
 
     def _held(self) -> list[apsw.Connection]:

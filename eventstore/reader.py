@@ -41,7 +41,7 @@ class Reader:
         self._held = Held()
 
     def forget(self) -> None:
-        """Hold nothing of what was read: a trace was erased."""
+        """Hold nothing of what was read: something was removed."""
         self._held = Held()
 
     def find(self, trace_id: str) -> tuple[TraceRow, Head]:
@@ -117,7 +117,8 @@ class Reader:
             end=end,
             step=step,
         )
-        self._remember(row, restored, (time.perf_counter_ns() - started) / 1000)
+        elapsed_us = (time.perf_counter_ns() - started) / 1000
+        self._remember(row, restored, elapsed_us if end is None and held is None else None)
         return restored
 
     def root_seq(self, row: TraceRow) -> int:
@@ -223,10 +224,13 @@ class Reader:
         segments = log.lineage(connection, row, seq)
         return bases.fold(connection, self._database.path, segments, row.trace_id, now, state_bytes, decision)
 
-    def _remember(self, row: TraceRow, restored: Restored, elapsed_us: float) -> None:
+    def _remember(self, row: TraceRow, restored: Restored, elapsed_us: float | None) -> None:
+        """`elapsed_us`: None where memory had a part in it: the estimate is of restores that read the file alone."""
         read_bytes = restored.chain_bytes + restored.tail_bytes
-        if read_bytes > 4096:
+        if elapsed_us is not None and read_bytes > 4096:
             self.restore_us_per_kib += 0.2 * (elapsed_us * 1024 / read_bytes - self.restore_us_per_kib)
+        if not restored.tail_bytes:
+            return
         if len(self.reread_bytes) >= _REMEMBERED_TRACES:
             self.reread_bytes.clear()
         self.reread_bytes[row.id] = self.reread_bytes.get(row.id, 0) + restored.tail_bytes

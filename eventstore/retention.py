@@ -249,14 +249,14 @@ def _refuse(trace_id: str, found: Iterable[RetentionBlocker]) -> None:
 def _remove(store: Store, trace_id: str, work: Callable[[apsw.Connection], int], *, rewrite: bool) -> Removed:
     before_bytes = file_bytes(store)
     rows = store._writer.write(work, sync=True)
+    store._reader.forget()
     truncated = give_back(store, rewrite=rewrite)
     return Removed(trace_id, rows, before_bytes - _size_bytes(store), truncated)
 
 
 def file_bytes(store: Store) -> int:
     """The file's size, with what the write-ahead log holds moved into it as far as readers allow."""
-    connection = store._database.writer
-    store._writer.quiet(lambda: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+    store._writer.quiet(lambda: store._database.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
     return _size_bytes(store)
 
 
@@ -282,16 +282,14 @@ def give_back(store: Store, *, rewrite: bool) -> bool:
     False: the disk is full, another writer holds the lock, or somebody kept the write-ahead log from being
     truncated. What was removed is; its pages stay for now, and so does the mark that a rewrite is due.
     """
-    connection = store._database.writer
 
     def truncated() -> bool:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (1, 0, 0)
+        busy, _, _ = store._database.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (1, 0, 0)
         return not busy
 
     def work() -> bool:
+        connection = store._database.writer
         mark = rewrite_due(connection) if rewrite else None
-        if mark is not None:
-            store._reader.forget()
         for _ in connection.execute("PRAGMA incremental_vacuum" if mark is None else "VACUUM"):
             pass
         if not truncated():
@@ -309,10 +307,9 @@ def give_back(store: Store, *, rewrite: bool) -> bool:
 
 def release_pages(store: Store) -> None:
     """Return free pages to the file system, unless another writer is at work or the disk is full: then they stay."""
-    connection = store._database.writer
 
     def work() -> None:
-        for _ in connection.execute("PRAGMA incremental_vacuum"):
+        for _ in store._database.writer.execute("PRAGMA incremental_vacuum"):
             pass
 
     try:

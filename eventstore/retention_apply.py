@@ -107,7 +107,9 @@ def _apply(store: Store, plan: RetentionPlan, entry: TracePlan, by: str | None) 
         return act(store, connection, log.find_trace(connection, entry.trace_id), plan, entry, by)
 
     try:
-        return store._writer.write(work, sync=True)
+        removal = store._writer.write(work, sync=True)
+        store._reader.forget()
+        return removal
     except LogCorrupted as error:
         kind, told = "damaged", f"it is damaged: {error}"
     except (TraceNotFound, TraceErased) as error:

@@ -63,3 +63,15 @@ def test_closing_closes_every_connection(path, record, connected, tmp_path):
         with pytest.raises(Exception, match="closed"):
             connection.execute("SELECT 1")
     assert {file.name for file in tmp_path.iterdir()} == {"runs.db", "runs.db-lock"}
+
+
+def test_a_closed_store_opens_no_connection_to_write(path, record, connected, tmp_path):
+    with es.open(path) as store:
+        record(store, 3)
+    connected.clear()
+    with es.open(path) as store:
+        store.state_at("t1")
+    with pytest.raises(es.StoreClosed):
+        store.trim("t1", 1)
+    assert len(connected) == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"runs.db", "runs.db-lock"}

@@ -118,7 +118,10 @@ def folding(bench: Bench) -> Iterator[Measure | Measurement]:
                     adaptive.append(found)
     if not adaptive:
         return
-    for bound, what in (("c1", "all bases to the log"), ("c2", "a restore's reads to its state")):
+    for bound, what in (
+        ("c1", "all bases to the log"),
+        ("c2", f"a restore's reads beyond {RESTORE_SLACK_BYTES // 1024} KiB to its state"),
+    ):
         samples = [middle(one.figures[bound]) for one in adaptive]
         note = ", ".join(f"{one.workload} {value:.2f}" for one, value in zip(adaptive, samples, strict=True))
         yield Measure("fold-policies", f"{bound}: {what}, at most", max(samples), 2.0, "x", samples=samples, note=note)

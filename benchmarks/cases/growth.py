@@ -156,9 +156,7 @@ def among(name: str, path: str, counts: list[int]) -> list[Among]:
 
 def runs_of_a_file(name: str, path: str, counts: list[int], repeat: int) -> Measurement:
     """A step and a read at each of the counts that a system can be given in a few seconds."""
-    adapter = system(name)
-    most = adapter.largest // (2 if adapter.durability == "normal" else 10)
-    found = fresh(among, name, path, [count for count in counts if count <= most])
+    found = fresh(among, name, path, counts)
     remove(path)
     figures: dict[str, float | Spread] = {}
     for one in found:

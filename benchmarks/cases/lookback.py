@@ -60,6 +60,7 @@ def visit(path: str, plain: str, steps: int, repeats: int) -> list[tuple[float, 
             visited = _elapsed_us(started)
             check("the history", seen, list(range(steps + 1)))
             with es.open(plain, fold_policy=es.NeverFold()) as without:  # a new one, that holds nothing yet
+                check("the traces", len(without.traces()), 1)
                 started = time.perf_counter_ns()
                 state = without.state_at(TRACE)
                 pairs.append((visited, _elapsed_us(started)))

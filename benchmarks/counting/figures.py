@@ -23,6 +23,7 @@ from benchmarks.workloads import Work
 
 from . import opcodes, steady
 from .costs import shorter, steps_of
+from .pages import pages
 from .writes import VFS, watched
 
 WORKS = (
@@ -58,14 +59,19 @@ def figures() -> Figures:
 
 def written(work: Work, path: str) -> dict[str, float]:
     """What a step of the work costs the disk, and what the closed file weighs."""
-    full, full_bytes, file_bytes = _per_step(work, path, "full")
-    normal, _, _ = _per_step(work, path, "normal")
-    return {
-        f"{work.workload}.syncs_per_step_full": full,
-        f"{work.workload}.syncs_per_step_normal": normal,
-        f"{work.workload}.bytes_per_step": full_bytes,
-        f"{work.workload}.file_bytes": file_bytes,
+    normal, _ = _per_step(work, path, "normal")
+    remove(path)
+    full, full_bytes = _per_step(work, path, "full")
+    found = {
+        "syncs_per_step_full": full,
+        "syncs_per_step_normal": normal,
+        "bytes_per_step": full_bytes,
+        "file_bytes": float(weigh(path)),
     }
+    trees = pages(path).by_tree or {}
+    found |= {f"{table}_pages": float(trees[table]) for table in ("log", "base") if table in trees}
+    remove(path)
+    return {f"{work.workload}.{name}": figure for name, figure in found.items()}
 
 
 def executed(work: Work, path: str) -> dict[str, float]:
@@ -84,15 +90,14 @@ def executed(work: Work, path: str) -> dict[str, float]:
     }
 
 
-def _per_step(work: Work, path: str, durability: Literal["full", "normal"]) -> tuple[float, float, int]:
-    """`(syncs a step, bytes a step, bytes of the file)`."""
+def _per_step(work: Work, path: str, durability: Literal["full", "normal"]) -> tuple[float, float]:
+    """Syncs and bytes a step; the file of the whole work stays."""
     short = shorter(work)
     few = watched(VFS, path, steady.written, path, short, durability)
     remove(path)
     many = watched(VFS, path, steady.written, path, work, durability)
-    steps, file_bytes = steps_of(work) - steps_of(short), weigh(path)
-    remove(path)
-    return (many.syncs - few.syncs) / steps, (many.written_bytes - few.written_bytes) / steps, file_bytes
+    steps = steps_of(work) - steps_of(short)
+    return (many.syncs - few.syncs) / steps, (many.written_bytes - few.written_bytes) / steps
 
 
 def _node(path: str) -> dict[str, float]:

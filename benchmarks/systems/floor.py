@@ -1,7 +1,6 @@
 """The floor: the least that any store of this kind does.
 
-Bare apsw and msgspec, a row a step in WAL, and every read folds the rows. No guards, no chain, no bases: what an
-engine costs above this when it writes is what its promises cost, and what it saves when it reads is what they give.
+Bare apsw and msgspec, a row a step in WAL, and every read folds the rows. No guards, no chain, no bases.
 """
 
 from __future__ import annotations
@@ -70,9 +69,7 @@ class Floor(System):
     def history(self, run: str) -> Iterator[State]:
         states = self._states(run)
         next(states)
-        return (
-            {**state, "messages": list(state["messages"])} if "messages" in state else dict(state) for state in states
-        )
+        return ({key: list(value) if key == "messages" else value for key, value in now.items()} for now in states)
 
     def close(self) -> None:
         self._connection.close()

@@ -122,7 +122,7 @@ def import_sqlite(
         kept = [thread.thread_id for thread in done if thread.outcome != "refused"]
         if kept and store.durability != "full":
             importing.sync(kept[-1])
-    store._writer.quiet(store._database.writer.wal_checkpoint)
+    store._writer.quiet(lambda: store._database.writer.wal_checkpoint())
     outcomes = [thread.outcome for thread in done]
     return ImportReport(
         file.path,
