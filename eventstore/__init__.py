@@ -34,6 +34,7 @@ from .errors import (
     EventStoreError,
     ExportRefused,
     Fenced,
+    FileCorrupted,
     FormatTooNew,
     GraphHashMismatch,
     GraphInvalid,
@@ -68,6 +69,7 @@ from .errors import (
     Trimmed,
     UnsupportedSQLite,
     ValueRefused,
+    WrongChainKey,
     WrongExpectedVersion,
 )
 from .event import (
@@ -196,6 +198,7 @@ __all__ = [
     "ExportRefused",
     "Exported",
     "Fenced",
+    "FileCorrupted",
     "FoldDecision",
     "FoldEvery",
     "FoldInput",
@@ -299,6 +302,7 @@ __all__ = [
     "Worked",
     "Worker",
     "Write",
+    "WrongChainKey",
     "WrongExpectedVersion",
     "aopen",
     "diff",

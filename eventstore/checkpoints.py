@@ -45,8 +45,9 @@ NEWEST_BEFORE = (
 )
 AT = COLUMNS + " WHERE c.trace = ? AND c.seq = ? ORDER BY c.checkpoint_id"
 SAVE = (
-    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us, seal)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,"
+    " seal(?1, (SELECT trace_id FROM trace WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8)"
 )
 PRUNE = (
     "DELETE FROM checkpoint WHERE trace = ?1 AND checkpoint_id NOT IN"

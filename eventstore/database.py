@@ -22,8 +22,11 @@ from typing import Any, Literal
 
 import apsw
 
+from .chain import Chain, LockedChain
+from .encryption import cipher_key
 from .errors import (
     EventStoreError,
+    FileCorrupted,
     FormatTooNew,
     NotAnEventStore,
     StorageError,
@@ -32,13 +35,15 @@ from .errors import (
     StoreClosed,
     StoreHalted,
     UnsupportedSQLite,
+    WrongChainKey,
 )
+from .foreign import TooMuchWork, check_schema, harden, refill
 from .turnstile import Turnstile
 
 Durability = Literal["full", "normal"]
 
 APPLICATION_ID = 0x74724553  # "trES"
-FORMAT = 6
+FORMAT = 7
 """The newest format: how many scripts `schema/` holds."""
 NEEDED_SQLITE = (3, 51, 3)
 _IDLE_READERS = 4
@@ -78,7 +83,7 @@ def busy_handler(timeout_ms: float) -> Callable[[int], bool]:
 
 
 class Database:
-    """One open file. `path`, `durability`, `read_only` as given to `es.open`."""
+    """One open file. `path`, `durability`, `read_only` as given to `es.open`. `chain`: what computes its digests."""
 
     def __init__(
         self,
@@ -88,6 +93,8 @@ class Database:
         read_only: bool = False,
         create: bool = True,
         busy_timeout_ms: float = 10_000,
+        chain_key: str | bytes | None = None,
+        encryption_key: str | bytes | None = None,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
@@ -102,6 +109,8 @@ class Database:
         self._written: apsw.Connection | None = None
         self._closed: str | None = None
         self.is_open = True  # False once closed, halted or forked: then check_open says which
+        self.chain = Chain(chain_key)
+        self._cipher = None if encryption_key is None else cipher_key(path, encryption_key)
         _check_sqlite(path)
         _check_not_inherited(path)
         existed = Path(path).exists()
@@ -139,6 +148,10 @@ class Database:
     def _connect(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
         connection = apsw.Connection(self._file, flags=flags)
+        if self._cipher is not None:
+            connection.pragma("key", self._cipher)
+        if self.read_only:
+            harden(connection, self._file)
         connection.set_busy_handler(busy_handler(self.busy_timeout_ms))
         connection.execute("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
         return connection
@@ -146,7 +159,7 @@ class Database:
     def _prepare(self, connection: apsw.Connection) -> None:
         connection.execute("BEGIN")  # one instant: another process may be creating the file
         found, application = connection.pragma("user_version"), connection.pragma("application_id")
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+        tables = connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").get
         connection.execute("ROLLBACK")
         if application != APPLICATION_ID:
             if tables or found or application:
@@ -158,6 +171,8 @@ class Database:
         if self.read_only:
             if found < FORMAT:
                 raise NotAnEventStore(self.path, f"format {found} needs migrating; open it once for writing")
+            check_schema(connection, self.path, schema_scripts())
+            self._check_chain_key(connection)
             return
         if found == 0:
             connection.pragma("page_size", 4096)
@@ -174,8 +189,23 @@ class Database:
         self._writes(connection)
         if found < FORMAT:
             self._migrate(connection)
+        self._check_chain_key(connection)
+
+    def _check_chain_key(self, connection: apsw.Connection) -> None:
+        row: Any = connection.execute("SELECT fingerprint FROM chain_key").fetchone()
+        given, found = self.chain.fingerprint, None if row is None else row[0]
+        if given == found:
+            return
+        if found is None:
+            raise WrongChainKey(self.path, "its digests have no key; a file is given one when it is made, or never")
+        if given is not None:
+            raise WrongChainKey(self.path, "its digests have a key, and this is another one")
+        if not self.read_only:
+            raise WrongChainKey(self.path, "its digests have a key, which is needed to append")
+        self.chain = LockedChain(self.path)
 
     def _writes(self, connection: apsw.Connection) -> None:
+        connection.create_scalar_function("seal", self.chain.seal, -1, deterministic=True)
         connection.pragma("synchronous", self.durability)
         connection.wal_autocheckpoint(1000)
 
@@ -183,8 +213,11 @@ class Database:
         scripts = schema_scripts()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for script in scripts[connection.pragma("user_version") :]:
+            found = connection.pragma("user_version")
+            for script in scripts[found:]:
                 connection.execute(script)
+            if not found and (fingerprint := self.chain.fingerprint) is not None:
+                connection.execute("INSERT INTO chain_key (id, fingerprint) VALUES (1, ?)", (fingerprint,))
             connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", FORMAT)
             connection.execute("COMMIT")
@@ -207,6 +240,8 @@ class Database:
         with self.errors():
             connection = self._idle() or self._connect()
             try:
+                if self.read_only:
+                    refill(connection, self._file)
                 connection.execute("BEGIN")
                 yield connection
             finally:
@@ -231,6 +266,8 @@ class Database:
             yield
         except apsw.Error as error:
             raise self.translate(error) from error
+        except UnicodeDecodeError as error:
+            raise FileCorrupted(self.path, f"a text of it is not UTF-8: {error}") from error
 
     def translate(self, error: apsw.Error) -> EventStoreError:
         """The package's error for one of apsw; halts on I/O errors."""
@@ -239,7 +276,12 @@ class Database:
         if isinstance(error, apsw.FullError):
             return StorageFull(self.path, "the disk is full; nothing was written")
         if isinstance(error, apsw.NotADBError):
-            return NotAnEventStore(self.path, "not an SQLite file")
+            told = "not an SQLite file" if self._cipher is None else "not encrypted, or with another key"
+            return NotAnEventStore(self.path, told)
+        if isinstance(error, apsw.InterruptError) and self.read_only:
+            return TooMuchWork(self.path)
+        if isinstance(error, apsw.CorruptError) and self.read_only:
+            return FileCorrupted(self.path, str(error))
         if isinstance(error, apsw.IOError | apsw.CorruptError):
             self.halted = str(error)
             self.is_open = False

@@ -655,6 +655,25 @@ class FormatTooNew(NotAnEventStore):
         self.known = known
 
 
+class WrongChainKey(StorageError):
+    """The digests of the file are keyed and the key is missing or another one, or they are not keyed at all.
+
+    >>> print(WrongChainKey("runs.db", "its digests have a key, and this is another one"))
+    runs.db: its digests have a key, and this is another one
+    """
+
+
+class FileCorrupted(StorageError):
+    """Pages of the file are damaged; what does not stand on them can still be read.
+
+    >>> print(FileCorrupted("runs.db", "database disk image is malformed"))
+    runs.db: damaged (database disk image is malformed); `eventstore verify` names what, `salvage` saves the rest
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, f"damaged ({reason}); `eventstore verify` names what, `salvage` saves the rest")
+
+
 class UnsupportedSQLite(StorageError):
     """The SQLite library is one that can corrupt a WAL file. Attributes: `found`, `needed` (str).
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import chain, log
+from . import log
 from .codec import Envelope, as_column, encode_body, envelope
 from .errors import ValueRefused
 from .event import DeltaOp, DeltaSource, StateDelta, TraceForked
@@ -62,7 +62,7 @@ def fork(
     control = [item for item in wire if isinstance(item, Envelope)]
     body = encode_body(wire, draft.opaque)
     own_id = _random.getrandbits(63)
-    digest = chain.extend(head.digest, at + 1, len(wire), at_us, own_id, body)
+    digest = store._database.chain.extend(head.digest, at + 1, len(wire), at_us, own_id, body)
     log_row = (0, at + 1, len(wire), own_id, at_us, digest, as_column(body))
     append = Append(new_id, log_row, new_trace=(new_id, label, owner, at, at_us))
     append.extras = projections(control, wire, at + 1, {"status": "running", "waits": len(waiting)}, at_us)

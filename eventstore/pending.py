@@ -136,7 +136,7 @@ def mark_statements(
     triggers = json_encode([trigger.name]).decode()
     return [
         (MERGE_CHECKPOINT, (node, metadata, triggers, trace, seq)),
-        (ADD_CHECKPOINT, (str(uuid4()), trace, seq, node, graph_hash, triggers, metadata, at_us, trace, seq)),
+        (ADD_CHECKPOINT, (str(uuid4()), trace, seq, node, graph_hash, triggers, metadata, at_us)),
     ]
 
 

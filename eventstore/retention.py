@@ -29,15 +29,21 @@ from .link import State, decode_whole, encode_whole, fold_rows
 from .log import Head, LogRow, TraceRow
 
 if TYPE_CHECKING:
+    from .database import Database
     from .store import Store
 
 RETRY_WINDOW_S = 86_400.0
-INSERT_ROOT = "INSERT INTO root (trace, seq, at_us, digest, checksum, body) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_ROOT = (
+    "INSERT INTO root (trace, seq, at_us, digest, checksum, body, seal) SELECT ?1, ?2, ?3, ?4, ?5, ?6,"
+    " seal((SELECT trace_id FROM trace WHERE id = ?1), ?2, ?3, ?4, CAST(?6 AS BLOB))"
+)
 INSERT_TOMBSTONE = (
-    "INSERT INTO tombstone (trace_id, trace, version, digest, erased_by, erased_us) VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO tombstone (trace_id, trace, version, digest, erased_by, erased_us, seal)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, seal(?1, ?2, ?3, ?4, ?5, ?6)"
 )
 ROOT = (
-    "SELECT seq, digest, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+    "SELECT seq, at_us, digest, checksum, seal, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ?"
+    " ORDER BY seq DESC LIMIT 1"
 )
 EXTENT = (
     "SELECT count(*), coalesce(sum(n), 0), coalesce(sum(octet_length(body)), 0) FROM log"
@@ -88,14 +94,14 @@ def trim(store: Store, trace_id: str, before: int, retry_window_s: float) -> Rem
         if before <= max(trace.fork_seq, log.root_seq(connection, trace.id)):
             return 0
         _refuse(trace_id, blockers.of_trim(connection, trace, head, retry_window_s))
-        return trim_history(connection, store.path, trace, head).rows
+        return trim_history(store, connection, trace, head).rows
 
     return _remove(store, trace_id, work, rewrite=False)
 
 
-def trim_history(connection: apsw.Connection, path: str, trace: TraceRow, at: Head) -> Extent:
+def trim_history(store: Store, connection: apsw.Connection, trace: TraceRow, at: Head) -> Extent:
     """Make that boundary the trace's root, inside the caller's transaction; what went. Raises LogCorrupted."""
-    control, state = _verified(connection, path, trace, at)
+    control, state = _verified(connection, store._database, trace, at)
     gone = extent(connection, trace, at.version)
     body = encode_whole(control, state, state_size_bytes(state))
     crc = bases.root_checksum(trace.id, at.version, body)
@@ -107,8 +113,9 @@ def trim_history(connection: apsw.Connection, path: str, trace: TraceRow, at: He
     return gone._replace(bases=bases_gone.bases, base_bytes=bases_gone.base_bytes)
 
 
-def _verified(connection: apsw.Connection, path: str, trace: TraceRow, at: Head) -> tuple[State, State]:
+def _verified(connection: apsw.Connection, database: Database, trace: TraceRow, at: Head) -> tuple[State, State]:
     """Control and state there, from the log alone: every row on the way must be what the chain says was written."""
+    path, chain_ = database.path, database.chain
     segments = log.lineage(connection, trace, at.version)
     control: State = {}
     state: State = {}
@@ -119,8 +126,10 @@ def _verified(connection: apsw.Connection, path: str, trace: TraceRow, at: Head)
             if beyond := log.root_seq(connection, segment.trace):
                 raise Trimmed(trace.trace_id, segment.upto, at.version, beyond)
             continue
-        seq, digest, crc, body = root
-        if crc != bases.root_checksum(segment.trace, seq, body):
+        seq, root_us, digest, crc, seal, body = root
+        owner = log.trace_by_row(connection, segment.trace).trace_id
+        is_sealed = chain_.is_sealed(seal, owner, seq, root_us, digest, body)
+        if crc != bases.root_checksum(segment.trace, seq, body) or not is_sealed:
             raise LogCorrupted(path, trace.trace_id, seq, "its root fails its checksum")
         control, state = decode_whole(body)
         break
@@ -131,7 +140,7 @@ def _verified(connection: apsw.Connection, path: str, trace: TraceRow, at: Head)
         for row in map(LogRow._make, connection.execute(log.FULL_ROWS, place)):
             if row.first_seq != seq + 1:
                 raise LogCorrupted(path, trace.trace_id, seq + 1, f"the next row begins at {row.first_seq}")
-            digest = chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, row.body)
+            digest = chain_.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, row.body)
             if digest != row.digest:
                 told = "the row is not what was written, or a row before it is missing"
                 raise LogCorrupted(path, trace.trace_id, row.first_seq, told)

@@ -149,7 +149,7 @@ def _reduce(
         if found:
             removal["skipped"] = blockers.summed(found)
         else:
-            gone = retention.trim_history(connection, store.path, row, at)
+            gone = retention.trim_history(store, connection, row, at)
             removal |= {"trimmed_to": at.version, **gone._asdict()}
     if plan.drop_bases and entry.bases and "trimmed_to" not in removal:
         dropped = retention.drop_bases(connection, row)

@@ -134,6 +134,8 @@ class Store:
         create: bool = True,
         busy_timeout_ms: float = 10_000,
         owner_timeout_s: float = 30.0,
+        chain_key: str | bytes | None = None,
+        encryption_key: str | bytes | None = None,
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if path == ":memory:":
@@ -145,6 +147,8 @@ class Store:
             read_only=read_only,
             create=create,
             busy_timeout_ms=busy_timeout_ms,
+            chain_key=chain_key,
+            encryption_key=encryption_key,
         )
         self._writer = Writer(self._database)
         self._reader = Reader(self._database, self._writer)
@@ -209,7 +213,7 @@ class Store:
         body = encode_body(events, opaque)
         at_us = time.time_ns() // 1000
         own_id = self._random.getrandbits(63)
-        digest = chain.extend(chain.genesis(trace_id), 1, len(events), at_us, own_id, body)
+        digest = self._database.chain.extend(chain.genesis(trace_id), 1, len(events), at_us, own_id, body)
         log_row = (0, 1, len(events), own_id, at_us, digest, as_column(body))
         append = Append(trace_id, log_row, list(extras), new_trace=(trace_id, started.name, None, 0, at_us))
         append.sync = any(isinstance(event, NodeIntended) for event in more)
@@ -601,6 +605,8 @@ def open(
     create: bool = True,
     busy_timeout_ms: float = 10_000,
     owner_timeout_s: float = 30.0,
+    chain_key: str | bytes | None = None,
+    encryption_key: str | bytes | None = None,
 ) -> Store:
     """Open (or create, for this user only) an event store; `":memory:"` gives one that closing removes.
 
@@ -612,7 +618,13 @@ def open(
     to wait for other processes' commits. `owner_timeout_s`: how long the owner of a run may show no sign of life
     before another process may take the run over (a process that died is known at once).
 
-    Raises NotAnEventStore, FormatTooNew, UnsupportedSQLite, StoreBusy, StorageError.
+    `chain_key`: 16 bytes or more, of a new file, that every later opening for appending and every `verify` needs: who
+    does not know it cannot rewrite the log so that it verifies. `encryption_key`: 16 random bytes or more (it is no
+    password); everything in the file is encrypted, which takes `apsw-sqlite3mc` in the place of `apsw`. Of both, what
+    the file was made with is needed ever after.
+
+    Raises NotAnEventStore, FormatTooNew, UnsupportedSQLite, WrongChainKey, StoreBusy, StorageError, ValueError for a
+    key that is too short.
 
     >>> with open(":memory:") as store:
     ...     trace = store.start({"n": 1})
@@ -632,4 +644,6 @@ def open(
         create=create,
         busy_timeout_ms=busy_timeout_ms,
         owner_timeout_s=owner_timeout_s,
+        chain_key=chain_key,
+        encryption_key=encryption_key,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from . import chain, deciding, history
+from . import deciding, history
 from .bases import Folded
 from .checkpoint import Checkpoint, CheckpointTrigger
 from .codec import (
@@ -563,7 +563,7 @@ class Trace(Lookback):
         at_us = at_us or time.time_ns() // 1000
         if at_us < self._at_us:
             at_us = self._at_us
-        digest = chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
+        digest = store._database.chain.extend(self._digest, expected + 1, n, at_us, own_id, body)
         row = (self._row.id, expected + 1, n, own_id, at_us, digest, body if opaque else body.decode())
         if len(control) == 1 and control[0].kind == "node_executed":
             extras, control_moves = [], moves(control[0])

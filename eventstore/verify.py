@@ -91,7 +91,7 @@ def verify(store: Store, trace_id: str | None = None) -> VerifyReport:
         else:
             traces = [log.find_trace(connection, trace_id)]
         for trace in traces:
-            check = _TraceCheck(connection, trace)
+            check = _TraceCheck(connection, trace, store._database.chain)
             check.run()
             events += check.events
             base_count += check.bases
@@ -118,8 +118,9 @@ Keys = tuple[frozenset[str], frozenset[str]]
 
 
 class _TraceCheck:
-    def __init__(self, connection: apsw.Connection, trace: TraceRow) -> None:
+    def __init__(self, connection: apsw.Connection, trace: TraceRow, chain_: chain.Chain) -> None:
         self.connection = connection
+        self.chain = chain_
         self.trace = trace
         self.problems: list[Problem] = []
         self.events = self.bases = 0
@@ -224,7 +225,7 @@ class _TraceCheck:
         except (ValueError, UnicodeError) as error:
             self.fail(row.first_seq, "body", str(error))
             raise _Stop from None
-        if chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, row.body) != row.digest:
+        if self.chain.extend(digest, row.first_seq, row.n, row.at_us, row.append_id, row.body) != row.digest:
             self.fail(row.first_seq, "digest", "the row is not what was written, or a row before it is missing")
             raise _Stop
         if len(rows) != row.n:

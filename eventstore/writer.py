@@ -49,14 +49,19 @@ INSERT_TRACE = "INSERT INTO trace (trace_id, name, parent, fork_seq, created_us)
 SET_STATUS = "UPDATE trace SET status = ? WHERE id = ?"
 RAISE_BARRIER = "INSERT INTO barrier (trace, barrier_id, raised_seq, raised_us, deadline_us) VALUES (?, ?, ?, ?, ?)"
 DECIDE_BARRIER = "UPDATE barrier SET decided_seq = ? WHERE trace = ? AND barrier_id = ?"
+# `seal` is a function of the connection that writes: see `Database`.
 MERGE_CHECKPOINT = (
-    "UPDATE checkpoint SET node = coalesce(?, node), metadata = coalesce(metadata, ?),"
-    " triggers = (SELECT json_group_array(value) FROM (SELECT value FROM json_each(checkpoint.triggers)"
-    " UNION SELECT value FROM json_each(?))) WHERE trace = ? AND seq = ?"
+    "UPDATE checkpoint SET (node, metadata, triggers, seal) = (SELECT n, m, t, seal(checkpoint_id,"
+    " (SELECT trace_id FROM trace WHERE id = checkpoint.trace), seq, n, graph_hash, t, m, created_us) FROM ("
+    "SELECT coalesce(?1, node) AS n, coalesce(metadata, ?2) AS m, (SELECT json_group_array(value) FROM"
+    " (SELECT value FROM json_each(checkpoint.triggers) UNION SELECT value FROM json_each(?3))) AS t))"
+    " WHERE trace = ?4 AND seq = ?5"
 )
 ADD_CHECKPOINT = (
-    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
-    " SELECT ?, ?, ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM checkpoint WHERE trace = ? AND seq = ?)"
+    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us, seal)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,"
+    " seal(?1, (SELECT trace_id FROM trace WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8)"
+    " WHERE NOT EXISTS (SELECT 1 FROM checkpoint WHERE trace = ?2 AND seq = ?3)"
 )
 
 

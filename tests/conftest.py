@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import eventstore as es
+from eventstore.chain import Chain
 
 _settings = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("default", max_examples=50, stateful_step_count=40, **_settings)
@@ -82,16 +84,23 @@ def record() -> Callable[..., es.Trace]:
 def raw(path: str) -> Iterator[apsw.Connection]:
     """A connection of our own to the store's file, with every guard in place."""
     connection = apsw.Connection(path)
+    connection.create_scalar_function("seal", Chain().seal, -1)
     yield connection
     connection.close()
 
 
 @pytest.fixture
-def tamper(path: str) -> Callable[..., int]:
+def tamper(path: str, damage: Callable[..., int]) -> Callable[..., int]:
     """`tamper(sql, *parameters)`: damage the file past its guards; gives the number of rows changed."""
+    return partial(damage, path)
 
-    def run(sql: str, *parameters: Any) -> int:
-        connection = apsw.Connection(path)
+
+@pytest.fixture
+def damage() -> Callable[..., int]:
+    """`damage(path, sql, *parameters)`: as `tamper`, of any file."""
+
+    def run(path: str | Path, sql: str, *parameters: Any) -> int:
+        connection = apsw.Connection(str(path))
         guards = connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
         for name, _ in guards:
             connection.execute(f"DROP TRIGGER {name}")

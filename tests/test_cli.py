@@ -274,7 +274,7 @@ def test_stats(run: Run, imported: Path) -> None:
     assert "crypto" not in text
 
 
-def test_verify(run: Run, imported: Path) -> None:
+def test_verify(run: Run, imported: Path, damage: Callable[..., int]) -> None:
     assert run("verify").stdout == "ok: 2 traces, 10 events, 0 bases\n"
     trace_id = of(run, "runs", "--name", "task-1")[0]["trace_id"]
     assert of(run, "verify", trace_id)["traces"] == 1
@@ -285,14 +285,6 @@ def test_verify(run: Run, imported: Path) -> None:
     report = of(run, "verify", code=1)
     assert (report["ok"], [problem["seq"] for problem in report["problems"]]) == (False, [2])
     assert of(run, "verify", of(run, "runs", "--name", "crypto")[0]["trace_id"])["ok"]
-
-
-def damage(db: Path, sql: str) -> None:
-    connection = apsw.Connection(str(db))
-    for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-        connection.execute(f"DROP TRIGGER {name}")
-    connection.execute(sql)
-    connection.close()
 
 
 # Naming a trace
@@ -379,7 +371,7 @@ def test_help_lists_the_commands_in_the_order_of_use(run: Run) -> None:
     assert all("--json" in run(*command, "--help").stdout for command in verbs + exports)
 
 
-def test_a_damaged_base_is_a_warning_in_one_line(run: Run, db: Path) -> None:
+def test_a_damaged_base_is_a_warning_in_one_line(run: Run, db: Path, damage: Callable[..., int]) -> None:
     with es.open(db) as store:
         trace = store.start({"items": []}, reducers={"items": es.Reducer.APPEND}, id="t1")
         for number in range(200):

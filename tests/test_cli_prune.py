@@ -164,13 +164,8 @@ def test_an_erasure_says_who(run, db):
     connection.close()
 
 
-def test_a_damaged_trace_is_told_and_fails(run, db, tmp_path):
-    import apsw
-
-    connection = apsw.Connection(str(db))
-    connection.execute("DROP TRIGGER log_no_update")
-    connection.execute("UPDATE log SET at_us = at_us + 1 WHERE trace = 1 AND first_seq = 6")
-    connection.close()
+def test_a_damaged_trace_is_told_and_fails(run, db, damage):
+    damage(db, "UPDATE log SET at_us = at_us + 1 WHERE trace = 1 AND first_seq = 6")
     told = run("--trim", *NOW, "--keep-checkpoints", "0", "--yes", code=1).stdout
     assert "Skipped: t1, any: it is damaged: " in told and "seq 6" in told
     assert "Gone: " in told

@@ -131,17 +131,9 @@ def test_a_trace_that_cannot_be_replayed_has_its_line_and_the_others_go_on(run: 
     assert found[1]["ok"]
 
 
-def test_a_damaged_trace_has_its_line(run: Run, db: Path) -> None:
-    import apsw
-
-    connection = apsw.Connection(str(db))
-    for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-        connection.execute(f"DROP TRIGGER {name}")
-    connection.execute("PRAGMA ignore_check_constraints = ON")
-    connection.execute(
-        "UPDATE log SET body = '[{]' WHERE first_seq > 1 AND trace = (SELECT id FROM trace WHERE trace_id = 't1')"
-    )
-    connection.close()
+def test_a_damaged_trace_has_its_line(run: Run, db: Path, damage: Callable[..., int]) -> None:
+    t1 = "(SELECT id FROM trace WHERE trace_id = 't1')"
+    damage(db, f"UPDATE log SET body = '[{{]' WHERE first_seq > 1 AND trace = {t1}")
     first, second = cells(run("flow.py:graph", "--all", code=1))[1:]
     assert "damaged at seq" in " ".join(first) and second[4] == "ok"
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eventstore as es
-from eventstore import chain
+from eventstore.chain import Chain, genesis
 from eventstore.errors import MalformedDump, TraceDiffers
 from eventstore.transfer import lines as dump_lines
 from eventstore.transfer import loading as load_module
@@ -839,10 +839,10 @@ def forged(bodies, name="", state=None, at_us=1, own=None, parent=None, fork_seq
     else:
         bodies = [[{"kind": "trace_started", "data": {"name": name, "state": state or {}}}], *bodies]
     lines = [checked("eventstore", header), checked("trace", msgspec.json.encode(fields)), early]
-    digest, seq, events = digest or chain.genesis("h"), fork_seq, 0
+    digest, seq, events = digest or genesis("h"), fork_seq, 0
     for body in bodies:
         raw, n = (body, 1) if isinstance(body, bytes) else (msgspec.json.encode(body), len(body))
-        digest = chain.extend(digest, seq + 1, n, at_us, own, raw)
+        digest = Chain().extend(digest, seq + 1, n, at_us, own, raw)
         held = b'"body":%b' % raw if raw[:1] == b"[" else b'"body64":"%b"' % base64.b64encode(raw)
         lines.append(
             b'{"commit":{"first_seq":%d,"n":%d,"append_id":%b,"at_us":%d,"digest":"%b",%b}}\n'

@@ -22,7 +22,8 @@ CORE = ["errors", "event", "opaque", "readable", "codec", "fold", "reduce", "con
         "span", "spanning", "waiting", "axis", "chart", "picture"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
        "verify", "threads", "turnstile", "inbox", "ownership", "feed", "forks", "blockers", "retention_plan",
-       "retention_apply", "scopes", "scope_places"]  # fmt: skip
+       "retention_apply", "scopes", "scope_places", "encryption",
+       "foreign", "attached", "backup", "salvage"]  # fmt: skip
 
 
 def imported(module, ours_only=False):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,16 +17,13 @@ from rich.progress import MofNCompleteColumn
 from eventstore.errors import EventStoreError
 from eventstore.store import Store
 from eventstore.transfer.outgoing import DumpCounts, dump
+from eventstore.whole_file import part_of, publish, refusal
 
 from .choosing import choice, chosen, every
 from .opening import json_option, open_for_reading
 from .output import Output, count, visible
 from .progress import progress_bar
 from .stopping import INTERRUPTED
-
-SQLITE = b"SQLite format 3\0"
-WAL = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
-SIDES = ("-wal", "-shm", "-journal", "-lock", "-owners")
 
 
 @click.command()
@@ -83,66 +78,20 @@ def _destination(store_path: str, file: str) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     target = Path(file)
-    _check_target(store_path, target)
+    if (reason := refusal(store_path, target)) is not None:
+        raise click.UsageError(visible(reason))
     if target.exists() and not target.is_file():  # a pipe, a device: there is nothing to rename over
         with target.open("wb") as stream:
             yield stream
         return
-    number, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(number, "wb") as stream:
+    with part_of(target) as part:
+        with part.open("wb") as stream:
             if target.suffix.lower() == ".gz":
                 with gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=6) as zipped:
                     yield cast("BinaryIO", zipped)
             else:
                 yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(target)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _check_target(store_path: str, target: Path) -> None:
-    """Refuse to write over an event store, this one or another, and over what belongs to one. Raises UsageError."""
-    real = os.path.realpath(store_path)  # SQLite keeps its side files beside the file, not beside a link to it
-    for beside in {store_path, real}:
-        if any(_is_same(target, Path(f"{beside}{side}")) for side in ("", *SIDES)):
-            raise click.UsageError(visible(f"{target} is the event store itself"))
-    if target.is_file():
-        beginning = _beginning(target)
-        if beginning == SQLITE or beginning.startswith(WAL):
-            raise click.UsageError(visible(f"{target} is an SQLite file; remove it first if it is not needed"))
-    for name in (target.absolute(), target.resolve()):
-        for side in SIDES:
-            owner = Path(str(name).removesuffix(side))
-            if owner != name and owner.is_file() and _beginning(owner) == SQLITE:
-                raise click.UsageError(visible(f"{target} belongs to {owner}, an SQLite file; give another name"))
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    """Whether both are one file, by whatever names; a file that is not there is known by its name."""
-    try:
-        return one.samefile(other)
-    except FileNotFoundError:
-        return one.resolve() == other.resolve()
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(len(SQLITE))
-
-
-def _sync_folder(folder: Path) -> None:
-    """The name is to survive a power cut, too; where a folder cannot be opened, there is nothing to sync."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        publish(part, target, replace=True)
 
 
 @contextmanager

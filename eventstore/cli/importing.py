@@ -16,11 +16,10 @@ from rich.progress import TaskProgressColumn
 
 from eventstore.errors import EventStoreError, MalformedDump
 from eventstore.store import Store
-from eventstore.store import open as open_store
 from eventstore.transcripts import Counts, MalformedRun, Transcript, import_transcript
 from eventstore.transfer.loading import LoadCounts, is_dump, load
 
-from .opening import json_option
+from .opening import json_option, open_any
 from .output import Column, Output, visible
 from .progress import progress_bar
 from .stopping import INTERRUPTED
@@ -119,7 +118,7 @@ def import_(ctx: click.Context, files: Sequence[str], skip_bad: bool, as_json: b
     done: list[Done] = []
     bad: list[EventStoreError] = []
     try:
-        with open_store(ctx.obj) as store, _progress() as (on_file, tell):
+        with open_any(ctx.obj) as store, _progress() as (on_file, tell):
 
             def on_bad(error: EventStoreError) -> None:
                 bad.append(error)

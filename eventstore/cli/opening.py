@@ -6,6 +6,7 @@ moment while other processes append.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,10 @@ NO_FILE = "no such file; name the event store with --db or EVENTSTORE_DB"
 SCANNED = 1000
 NAMED_CANDIDATES = 8
 
+CHAIN_KEY = "EVENTSTORE_CHAIN_KEY"
+ENCRYPTION_KEY = "EVENTSTORE_ENCRYPTION_KEY"
+"""The keys of a file come from the environment: a command line is no place for a secret."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
 
@@ -41,18 +46,28 @@ def at_option(name: str, help: str) -> Callable[[F], F]:
     return click.option(name, metavar="AT", help=f"{help} AT: a seq, -3 (from the end), step:12, a time, a checkpoint.")
 
 
-def open_for_reading(path: str) -> Store:
+def open_any(path: str, **how: Any) -> Store:
+    """`es.open` with the keys that the environment has. Raises StorageError and its kind, click.UsageError."""
+    try:
+        return open_store(path, chain_key=_secret(CHAIN_KEY), encryption_key=_secret(ENCRYPTION_KEY), **how)
+    except ValueError as error:
+        raise click.UsageError(f"{CHAIN_KEY} or {ENCRYPTION_KEY}: {error}") from None
+
+
+def _secret(variable: str) -> str | None:
+    return os.environ.get(variable) or None
+
+
+def open_for_reading(path: str, **how: Any) -> Store:
     """The store at `path`, which must exist. Raises StorageError and its kind."""
-    if not Path(path).exists():
-        raise StorageError(path, NO_FILE)
-    return open_store(path, create=False, read_only=True)
+    return open_for_writing(path, read_only=True, **how)
 
 
-def open_for_writing(path: str) -> Store:
+def open_for_writing(path: str, **how: Any) -> Store:
     """The store at `path`, which must exist, to change what is in it. Raises StorageError and its kind."""
     if not Path(path).exists():
         raise StorageError(path, NO_FILE)
-    return open_store(path, create=False)
+    return open_any(path, create=False, **how)
 
 
 def command_for(path: str, *arguments: str) -> str:

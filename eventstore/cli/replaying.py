@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import click
@@ -23,7 +22,6 @@ from eventstore.redaction import Redactor
 from eventstore.replaying import replay as replay_trace
 from eventstore.step import described
 from eventstore.store import Store
-from eventstore.store import open as open_store
 
 from .choosing import choice, chosen
 from .loading import graph_argument, load_graph, load_named
@@ -157,9 +155,7 @@ def _load_hook(target: str) -> Redactor:
 
 
 def _opened(path: str, redact: Redactor | None) -> Store:
-    if redact is None or not Path(path).exists():
-        return open_for_reading(path)
-    return open_store(path, create=False, read_only=True, redact=redact)
+    return open_for_reading(path, redact=redact)
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:

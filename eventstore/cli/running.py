@@ -20,10 +20,9 @@ from eventstore.record import GraphResult
 from eventstore.runs import resume as resume_run
 from eventstore.runs import run as start_run
 from eventstore.store import Store
-from eventstore.store import open as open_store
 
 from .loading import graph_argument, load_graph
-from .opening import command_for, find_trace, json_option, open_for_writing, trace_argument
+from .opening import command_for, find_trace, json_option, open_any, open_for_writing, trace_argument
 from .output import Output, visible
 from .stopping import INTERRUPTED, graceful_stop
 from .telling import Listener
@@ -49,7 +48,7 @@ def run(ctx: click.Context, target: str, state: str | None, trace_id: str | None
     def work(store: Store, listener: Listener, stop: Any) -> GraphResult:
         return start_run(graph, store, initial, id=trace_id, on_event=listener, stop=stop)
 
-    _follow(ctx, target, open_store(ctx.obj), work, Output(as_json))
+    _follow(ctx, target, open_any(ctx.obj), work, Output(as_json))
 
 
 @click.command()

@@ -14,9 +14,7 @@ import msgspec
 from rich.filesize import decimal
 from rich.progress import TaskProgressColumn
 
-from eventstore.store import open as open_store
-
-from .opening import json_option
+from .opening import json_option, open_any
 from .output import Output, count, visible
 from .progress import progress_bar
 from .stopping import INTERRUPTED
@@ -45,7 +43,7 @@ def import_langgraph(ctx: click.Context, file: str, threads: Sequence[str], as_j
     output = Output(as_json)
     langgraph.SqliteFile(file).close()  # another file is refused before there is a store
     try:
-        with open_store(ctx.obj, durability="normal") as store, _progress() as (on_step, on_thread):
+        with open_any(ctx.obj, durability="normal") as store, _progress() as (on_step, on_thread):
             report = langgraph.import_sqlite(
                 file, store, thread_ids=threads or None, on_thread=on_thread, on_step=on_step
             )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from eventstore.errors import RunFailed
-from eventstore.store import open as open_store
 from eventstore.worker import Worked, Worker
 
 from .loading import graph_argument, load_graph
-from .opening import json_option
+from .opening import json_option, open_any
 from .output import Output, visible
 from .stopping import INTERRUPTED, graceful_stop
 
@@ -38,7 +37,7 @@ def work(ctx: click.Context, target: str, concurrency: int, poll_s: float, once:
     """
     graph = load_graph(target)
     output = Output(as_json)
-    with open_store(ctx.obj) as store, graceful_stop() as stop:
+    with open_any(ctx.obj) as store, graceful_stop() as stop:
         worker = Worker(
             graph,
             store,

@@ -67,8 +67,9 @@ MAX_AT_US = 253_402_300_799_999_999
 ROW_OF = "SELECT n, digest FROM log WHERE trace = ? AND first_seq = ?"
 CHECKPOINT = "SELECT trace, seq FROM checkpoint WHERE checkpoint_id = ?"
 ADD_CHECKPOINT = (
-    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO checkpoint (checkpoint_id, trace, seq, node, graph_hash, triggers, metadata, created_us, seal)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,"
+    " seal(?1, (SELECT trace_id FROM trace WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8)"
 )
 OFFER = (
     "INSERT INTO lease (trace, epoch, due_us) VALUES (?1, ?2, ?3)"
@@ -257,7 +258,7 @@ class Incoming:
             if not self.at_us <= at_us <= MAX_AT_US:
                 raise ValueError("its time is before that of the commit before it, or after all time")
             check_append_id(append_id)
-            digest = chain.extend(self.digest, first_seq, n, at_us, append_id, body)
+            digest = self.loading.store._database.chain.extend(self.digest, first_seq, n, at_us, append_id, body)
             if digest.hex() != line.digest:
                 raise ValueError("the digest is not that of this line: it was changed, or one before it is missing")
         except ValueError as error:

@@ -19,13 +19,17 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class HeaderLine(_Line, frozen=True):
-    """The first line. `whole`: every trace, and the tombstones; `dumped_at`: RFC 3339."""
+    """The first line. `whole`: every trace, and the tombstones; `dumped_at`: RFC 3339.
+
+    `chain_key`: the fingerprint of the key of the digests, where they have one.
+    """
 
     format: int
     file_format: int
     version: str
     dumped_at: str
     whole: bool
+    chain_key: str | None = None
 
 
 class TraceLine(_Line, frozen=True):

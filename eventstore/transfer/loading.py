@@ -385,6 +385,11 @@ class _Load(Loading):
         if self.has_header:
             self.close_file("the next dump begins here")
         self.has_header, self.has_end, self.is_torn, self.seen = True, False, False, [0, 0, 0, 0]
+        key = self.store._database.chain.fingerprint
+        if header.chain_key != (None if key is None else key.hex()):
+            self.has_header = False  # no digest of it will be the one that is computed here
+            keyed = "no key" if header.chain_key is None else "a key that is not this store's"
+            raise self.malformed(f"its digests have {keyed}: load it into a store that was made with the same")
         self.skipping = False
         self.threads.clear()
 

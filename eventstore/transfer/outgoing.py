@@ -54,7 +54,9 @@ TRACES = (
     "SELECT id, trace_id, name, parent, fork_seq, created_us, status FROM trace WHERE id > ?1 AND id <= ?2"
     " AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR status = ?4) ORDER BY id LIMIT ?5"
 )
-ROOT = "SELECT seq, at_us, digest, checksum, CAST(body AS BLOB) FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1"
+ROOT = (
+    "SELECT seq, at_us, digest, checksum, seal, CAST(body AS BLOB) FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1"
+)
 CHECKPOINTS = (
     "SELECT checkpoint_id, seq, node, graph_hash, triggers, metadata, created_us FROM checkpoint"
     " WHERE trace = ? AND seq >= ? AND seq <= ? ORDER BY seq, checkpoint_id"
@@ -183,6 +185,7 @@ class _Dump:
 
     def __init__(self, store: Store, out: BinaryIO, threads: Outgoing) -> None:
         self.store = store
+        self.chain = store._database.chain
         self.out = out
         self.threads = threads
         self.places: deque[tuple[int, bytes]] = deque()
@@ -199,7 +202,8 @@ class _Dump:
         from eventstore import __version__  # the package itself, which is there by now
 
         now = utc(time.time_ns() // 1000).isoformat()
-        header = HeaderLine(FORMAT, FILE_FORMAT, __version__, now, whole)
+        key = self.chain.fingerprint
+        header = HeaderLine(FORMAT, FILE_FORMAT, __version__, now, whole, None if key is None else key.hex())
         self.write(checked("eventstore", json_encode(header)))
 
     def trace(self, row: TraceRow) -> None:
@@ -243,8 +247,9 @@ class _Dump:
         return log.boundary(connection, parent, row.fork_seq).digest, row.fork_seq, parent.trace_id
 
     def _root(self, connection: apsw.Connection, row: TraceRow, root: Any) -> list[bytes]:
-        seq, at_us, digest, crc, body = root
-        if crc != root_checksum(row.id, seq, body):
+        seq, at_us, digest, crc, seal, body = root
+        is_sealed = self.chain.is_sealed(seal, row.trace_id, seq, at_us, digest, body)
+        if crc != root_checksum(row.id, seq, body) or not is_sealed:
             raise LogCorrupted(self.store.path, row.trace_id, seq, "its root fails its checksum")
         control, state = decode_whole(body)
         try:
@@ -285,7 +290,7 @@ class _Dump:
         self, connection: apsw.Connection, row: TraceRow, commit: LogRow, seq: int, digest: bytes
     ) -> Iterator[bytes]:
         first_seq, n, append_id, at_us, own, body = commit
-        if first_seq != seq + 1 or chain.extend(digest, first_seq, n, at_us, append_id, body) != own:
+        if first_seq != seq + 1 or self.chain.extend(digest, first_seq, n, at_us, append_id, body) != own:
             reason = "the row is not what was written, or a row before it is missing"
             raise LogCorrupted(self.store.path, row.trace_id, seq + 1, reason)
         if b"graph_hash" in body:

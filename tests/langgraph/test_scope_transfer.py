@@ -17,7 +17,7 @@ from savers import at, put, uuid_of, write
 from test_scopes import Threads, open_saver, snapshot, told
 
 import eventstore as es
-from eventstore import chain
+from eventstore.chain import Chain, genesis
 from eventstore.codec import Envelope, encode_body, envelope
 from eventstore.errors import MalformedDump, TraceDiffers
 from eventstore.transfer.lines import line_sum
@@ -300,14 +300,14 @@ def test_lines_of_threads_are_not_missed_and_not_moved(saver, other):
 
 def forged(*events, first=None):
     """A dump of one trace with these events in its second commit, or in its first after its beginning."""
-    commits, seq, digest = [], 0, chain.genesis("t1")
+    commits, seq, digest = [], 0, genesis("t1")
     entered = Envelope("scope_entered", ["langgraph", "t", ""])
     begin = [envelope(es.TraceStarted("t", {})), *([entered] if first is None else first)]
     for wire in (begin, list(events)):
         if not wire:
             continue
         body = encode_body(wire, True)
-        digest = chain.extend(digest, seq + 1, len(wire), 0, seq, body)
+        digest = Chain().extend(digest, seq + 1, len(wire), 0, seq, body)
         commits.append((seq + 1, len(wire), seq, digest, body))
         seq += len(wire)
     out = [_line("eventstore", {"format": 1, "file_format": 6, "version": "0", "dumped_at": "", "whole": True})]

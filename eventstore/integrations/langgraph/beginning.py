@@ -6,7 +6,8 @@ import random
 import time
 from typing import Any, NamedTuple
 
-from eventstore import chain, scopes
+from eventstore import scopes
+from eventstore.chain import Chain, genesis
 from eventstore.codec import as_column, encode_body
 from eventstore.log import Head, TraceRow
 from eventstore.reduce import ReducerRegistry
@@ -25,16 +26,16 @@ class Origin(NamedTuple):
     head: Head
 
 
-def first_append(label: str, wire: list[Any], origin: Origin | None = None) -> Append:
+def first_append(chain: Chain, label: str, wire: list[Any], origin: Origin | None = None) -> Append:
     """The append that begins a trace of its own, or a fork.
 
     >>> from eventstore.codec import envelope
     >>> from eventstore.event import TraceStarted
-    >>> first_append("t1", [envelope(TraceStarted("t1", {}))]).row[1:3]
+    >>> first_append(Chain(), "t1", [envelope(TraceStarted("t1", {}))]).row[1:3]
     (1, 1)
     """
     trace_id, at_us = uuid7(), time.time_ns() // 1000
-    owner, after, previous = None, 0, chain.genesis(trace_id)
+    owner, after, previous = None, 0, genesis(trace_id)
     if origin is not None:
         owner, (after, previous, then_us) = origin
         at_us = max(at_us, then_us)

@@ -246,7 +246,7 @@ class Journals:
         events = [writes.envelope() for writes in batch]
         label = label_of(key) + " (writes)"
         wire = [envelope(TraceStarted(label, {})), Envelope("scope_entered", list(key)), *events]
-        append = first_append(label, wire)
+        append = first_append(self._store._database.chain, label, wire)
         append.extras = [*scopes.entered(key), scopes.journal_made(key)]
         append.extras += [scopes.writes_put(None, writes.checkpoint, seq) for seq, writes in enumerate(batch, 3)]
         self._store._writer.commit(append)

@@ -271,7 +271,7 @@ class Lines:
         if control.get("scope") != list(key):
             events.insert(0, Envelope("scope_entered", list(key)))
         wire = [first, *draft.body(), *events]
-        append = first_append(label, wire, origin)
+        append = first_append(self._store._database.chain, label, wire, origin)
         seq = append.expected_version + len(wire)
         append.extras = [*scopes.entered(key), put.row(None, seq, data)]
         self._commit(key, append, None)

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from eventstore import chain, scopes
+from eventstore import scopes
+from eventstore.chain import Chain, genesis
 from eventstore.codec import Envelope, as_column, encode_body, envelope
 from eventstore.event import TraceStarted
 from eventstore.scopes import Scope, ScopeCheckpoint, ScopeKey
@@ -48,7 +49,8 @@ def replanted(
     `announced`: checkpoints that are still to come, whose writes stay, too. Raises LogCorrupted, TraceNotFound.
     """
     key = ScopeKey(ADAPTER, scope.thread_id, scope.namespace)
-    line, book = Planting(key, label_of(key)), Planting(key, label_of(key) + " (writes)")
+    chain = store._database.chain
+    line, book = Planting(chain, key, label_of(key)), Planting(chain, key, label_of(key) + " (writes)")
     before = Snapshot({}, {})
     places: dict[str, int] = {}
     for row in stay:
@@ -85,10 +87,11 @@ def replanted(
 class Planting:
     """A new trace, commit by commit, before it is in the log."""
 
-    def __init__(self, key: ScopeKey, label: str) -> None:
+    def __init__(self, chain: Chain, key: ScopeKey, label: str) -> None:
+        self._chain = chain
         self.label = label
         self._trace_id = uuid7()
-        self._digest = chain.genesis(self._trace_id)
+        self._digest = genesis(self._trace_id)
         self._seq = 0
         self._at_us = time.time_ns() // 1000
         self._appends: list[Append] = []
@@ -116,7 +119,7 @@ class Planting:
     def _commit(self, events: list[Any]) -> int:
         events, self._first = [*self._first, *events], []
         body, own_id, first_seq = encode_body(events, True), _random.getrandbits(63), self._seq + 1
-        self._digest = chain.extend(self._digest, first_seq, len(events), self._at_us, own_id, body)
+        self._digest = self._chain.extend(self._digest, first_seq, len(events), self._at_us, own_id, body)
         row = (0, first_seq, len(events), own_id, self._at_us, self._digest, as_column(body))
         new_trace = None if self._appends else (self._trace_id, self.label, None, 0, self._at_us)
         self._appends.append(Append(self._trace_id, row, new_trace=new_trace))
