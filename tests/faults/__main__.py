@@ -1,0 +1,125 @@
+"""Break things on purpose, count what was lost, and show beside each zero what a weaker system loses.
+
+`python -m tests.faults [CAMPAIGN…] [--quick] [--seed N] [--json FILE]` (or `make faults`). A failure names its seed and
+case; the same seed makes the same choices again. Exits 1 when anything was lost, or a control lost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .campaign import Run
+from .figures import markdown, print_failures, table
+
+MODULES = (
+    "cuts",
+    "io_errors",
+    "killed_writers",
+    "killed_runs",
+    "contention",
+    "sqlite_itself",
+    "rot",
+    "tampering",
+    "erased_words",
+    "foreign_files",
+    "hostile_bodies",
+    "backups",
+    "salvaged",
+    "mutants",
+)
+MEMORY = Path("/dev/shm")
+
+
+def campaigns():
+    """All of them, in the order of the table."""
+    return [one for name in MODULES for one in import_module(f".{name}", __package__).CAMPAIGNS]
+
+
+@click.command(help=__doc__.partition("\n")[0])
+@click.argument("names", nargs=-1, metavar="[CAMPAIGN…]")
+@click.option("--quick", is_flag=True, help="A small setting, under two minutes in all.")
+@click.option("--size", type=click.IntRange(1), help="About so many cases, instead of the campaign's own number.")
+@click.option("--seed", type=int, help="Of every random choice (default: a new one, which is printed).")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures there, too.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table as Markdown, for docs/reliability.md.")
+@click.option("--list", "only_list", is_flag=True, help="Say which campaigns there are.")
+def main(names, quick, size, seed, json_file, as_markdown, only_list):
+    known = campaigns()
+    if only_list:
+        for one in known:
+            click.echo(f"{one.name:16} {one.about} ({one.full:,}; quick: {one.quick:,})")
+        return
+    if unknown := set(names) - {one.name for one in known}:
+        raise click.UsageError(
+            f"no campaign {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in known)}"
+        )
+    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    chosen = [one for one in known if not names or one.name in names]
+    again = [
+        "python -m tests.faults",
+        *names,
+        *["--quick"] * quick,
+        *([f"--size {size}"] if size else []),
+        f"--seed {seed}",
+    ]
+    console = Console(stderr=as_markdown)
+    console.print(" ".join(again), highlight=False)
+    began = time.monotonic()
+    results = run(chosen, quick, size, seed, console)
+    took_s = time.monotonic() - began
+    if json_file:
+        figures = [
+            result._replace(controls=[control._asdict() for control in result.controls])._asdict() for result in results
+        ]
+        Path(json_file).write_text(
+            json.dumps({"seed": seed, "quick": quick, "results": figures}, indent=1) + "\n", "utf-8"
+        )
+    if as_markdown:
+        click.echo(markdown(results))
+    else:
+        console.print(
+            table(results, f"{' '.join(again)} · {took_s:.0f} s", width=console.width if console.is_terminal else 160)
+        )
+    print_failures(console, results)
+    sys.exit(0 if all(result.holds for result in results) else 1)
+
+
+def run(chosen, quick, size, seed, console):
+    """Each campaign in a folder of its own, with a bar."""
+    results = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    where = MEMORY if MEMORY.is_dir() else None
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        for one in chosen:
+            cases = size or (one.quick if quick else one.full)
+            task = bar.add_task(one.name, total=cases)
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix=f"faults-{one.name}-", dir=where) as folder:
+                found = one.run(Run(cases, seed, Path(folder), lambda count, task=task: bar.advance(task, count)))
+            bar.update(task, completed=cases)
+            took_s = time.monotonic() - began
+            results += found
+            if bar.disable:
+                lost = sum(len(result.failures) for result in found)
+                console.print(f"{one.name}: {cases:,} cases, {lost} lost, {took_s:.1f} s", highlight=False)
+    return results
+
+
+if __name__ == "__main__":
+    main()
