@@ -532,9 +532,9 @@ class AsyncStore:
         """See `Store.stats`."""
         return await self._workers.call(self._store.stats)
 
-    async def verify(self, trace_id: str | None = None) -> VerifyReport:
+    async def verify(self, trace_id: str | None = None, *, heads: Mapping[str, str] | None = None) -> VerifyReport:
         """See `Store.verify`."""
-        return await self._workers.call(self._store.verify, trace_id)
+        return await self._workers.call(self._store.verify, trace_id, heads=heads)
 
     async def close(self) -> None:
         """Finish what is queued, then close. See `Store.close`."""
@@ -585,6 +585,8 @@ def aopen(
     create: bool = True,
     busy_timeout_ms: float = 10_000,
     owner_timeout_s: float = 30.0,
+    chain_key: str | bytes | None = None,
+    encryption_key: str | bytes | None = None,
 ) -> _Opening:
     """`es.open` for asyncio: `async with es.aopen(path) as store:`, or `store = await es.aopen(path)`.
 
@@ -611,5 +613,7 @@ def aopen(
             create=create,
             busy_timeout_ms=busy_timeout_ms,
             owner_timeout_s=owner_timeout_s,
+            chain_key=chain_key,
+            encryption_key=encryption_key,
         )
     )

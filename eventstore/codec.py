@@ -27,6 +27,8 @@ MAX_DEPTH = 128
 MAX_KEY_BYTES = 1024
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_TRACE_EVENTS = 2**31
+"""More than a terabyte of them: whoever comes so far runs in a circle."""
 
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder(enc_hook=enc_hook)
@@ -259,6 +261,17 @@ def encode_body(events: list[Any], opaque: bool) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise ValueRefused("the step", f"{len(body)} bytes, the limit is {MAX_BODY_BYTES}")
     return body
+
+
+def check_length(version: int) -> None:
+    """Raise ValueRefused where a trace would come to have more than `MAX_TRACE_EVENTS`.
+
+    >>> check_length(MAX_TRACE_EVENTS + 1)
+    Traceback (most recent call last):
+    eventstore.errors.ValueRefused: value at 'the trace' refused: 2147483649 events, the limit is 2147483648
+    """
+    if version > MAX_TRACE_EVENTS:
+        raise ValueRefused("the trace", f"{version} events, the limit is {MAX_TRACE_EVENTS}")
 
 
 def decode_rows(body: bytes) -> list[Row]:

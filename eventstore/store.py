@@ -502,9 +502,21 @@ class Store:
         """What the file holds: bytes of log and bases, pages, steps, and both fold bounds as they stand."""
         return statistics.store_stats(self)
 
-    def verify(self, trace_id: str | None = None) -> VerifyReport:
-        """Check chain, seqs, every base against its full fold, and the projections; reads, changes nothing."""
-        return verify.verify(self, trace_id)
+    def verify(self, trace_id: str | None = None, *, heads: Mapping[str, str] | None = None) -> VerifyReport:
+        """Check chain, seqs, every base against its full fold, and the projections; reads, changes nothing.
+
+        `heads`: digests by trace id that an earlier report gave and that were kept elsewhere. Each must be in its
+        trace's chain yet: a log whose end was cut off, or that was written anew, holds together by itself. Raises
+        TraceNotFound, ValueError for what is no digest, WrongChainKey.
+
+        >>> with open(":memory:") as store:
+        ...     trace = store.start({"n": 1}, id="t1")
+        ...     kept = store.verify().heads
+        ...     trace.end()
+        ...     store.verify(heads=kept).ok, store.verify(heads={"t1": "00" * 16}).problems[0].check
+        (True, 'head')
+        """
+        return verify.verify(self, trace_id, heads=heads)
 
     # Retention
 

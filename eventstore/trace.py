@@ -24,6 +24,7 @@ from .codec import (
     Row,
     check_append_id,
     check_key,
+    check_length,
     decode_rows,
     encode_body,
     envelope,
@@ -558,6 +559,7 @@ class Trace(Lookback):
         opaque = opaque or (draft is not None and draft.opaque)
         body = encode_body(wire, opaque)
         n, size = len(wire), len(body)
+        check_length(expected + n)
         extras: list[Statement]
         own_id = store._random.getrandbits(63) if append_id is None else append_id
         at_us = at_us or time.time_ns() // 1000

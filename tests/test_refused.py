@@ -113,6 +113,16 @@ def test_a_step_has_a_largest_size(store, trace, monkeypatch):
     assert trace.version == 1 and store.state_at("t1") == trace.state
 
 
+def test_a_trace_has_a_largest_size(store, trace, monkeypatch):
+    monkeypatch.setattr("eventstore.codec.MAX_TRACE_EVENTS", 3)
+    trace.append([es.Note("one"), es.Note("two")])
+    with pytest.raises(es.ValueRefused, match=r"the trace.*4 events, the limit is 3"):
+        trace.append([es.Note("three")])
+    with pytest.raises(es.ValueRefused, match="the trace"), trace.step("put") as step:
+        step.put("n", 1)
+    assert trace.version == 3 and [event.seq for event in store.events("t1")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("key", ["", None, 5, "\ud800", "k" * 1025, "é" * 513])
 def test_a_key_is_a_text_of_1_to_1024_bytes(trace, key):
     with pytest.raises(es.ValueRefused), trace.step("put") as step:

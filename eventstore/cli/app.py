@@ -21,7 +21,7 @@ from .comparing import diff
 from .deciding import barriers, cancel, decide
 from .explaining import blame, why
 from .exporting import export
-from .figures import stats, verify
+from .figures import stats
 from .importing import import_
 from .listing import checkpoints, runs
 from .looking import log, state
@@ -34,6 +34,7 @@ from .tailing import tail
 from .threads import threads
 from .threads_importing import import_langgraph
 from .timing import timeline
+from .verifying import verify
 from .working import work
 
 

@@ -1,4 +1,4 @@
-"""`stats` and `verify`: what the file weighs, and whether it holds together."""
+"""`stats`: what the file weighs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from eventstore.statistics import StoreStats, TraceStats
-from eventstore.verify import Problem
 
-from .opening import find_trace, json_option, open_for_reading
-from .output import Column, Output, Size, count, plain, pretty
+from .opening import json_option, open_for_reading
+from .output import Column, Output, Size, plain, pretty
 
 LISTED = 20
 LABELS = {
@@ -29,13 +28,6 @@ PER_TRACE = (
     Column("state", justify="right"),
     Column("c1", justify="right", style="dim"),
     Column("c2", justify="right", style="dim"),
-)
-PROBLEMS = (
-    Column("trace", style="bold"),
-    Column("seq", justify="right"),
-    Column("check"),
-    Column("damage"),
-    Column("reason", cut=True),
 )
 
 
@@ -100,28 +92,3 @@ def _row(trace: TraceStats) -> list[object]:
         trace.c1,
         trace.c2,
     ]
-
-
-@click.command()
-@click.argument("trace", metavar="[TRACE]", required=False)
-@json_option
-@click.pass_context
-def verify(ctx: click.Context, trace: str | None, as_json: bool) -> None:
-    """Check the file, or one trace: hash chain, seqs, every base against the fold. Exits 1 with problems."""
-    output = Output(as_json)
-    with open_for_reading(ctx.obj) as store:
-        found = store.verify(None if trace is None else find_trace(store, trace))
-    if as_json:
-        output.object({"ok": found.ok, **{name: getattr(found, name) for name in found.__struct_fields__}})
-    else:
-        if found.problems:
-            output.rows(PROBLEMS, [_problem(problem) for problem in found.problems])
-        checked = ", ".join((count(found.traces, "trace"), count(found.events, "event"), count(found.bases, "base")))
-        verdict = "ok" if found.ok else count(len(found.problems), "problem")
-        output.line(f"{verdict}: {checked}", "bold green" if found.ok else "bold red")
-    ctx.exit(0 if found.ok else 1)
-
-
-def _problem(problem: Problem) -> list[object]:
-    damage = "the log" if problem.in_log else "derived"
-    return [problem.trace_id, problem.seq, problem.check, damage, problem.reason]
