@@ -2,6 +2,7 @@
 
 from .aio import AsyncCheckpointStore, AsyncStep, AsyncStore, AsyncTrace, aopen
 from .analysis import Exported, export_analysis
+from .backup import BackupReport
 from .bases import BaseInfo
 from .blaming import Write
 from .blockers import RetentionBlocker
@@ -131,6 +132,7 @@ from .run_stream import (
 )
 from .runs import resume, run, stream
 from .runs_async import resume_async, run_async, stream_async
+from .salvaging import SalvagedTrace, SalvageReport, salvage
 from .span import CancelMark, CheckpointMark, ForkMark, RetryWait, Span, Timeline, Totals, Wait
 from .statistics import StoreStats, TraceStats
 from .step import Step
@@ -154,6 +156,7 @@ __all__ = [
     "AsyncStep",
     "AsyncStore",
     "AsyncTrace",
+    "BackupReport",
     "BarrierDecided",
     "BarrierDecisionRecord",
     "BarrierError",
@@ -256,6 +259,8 @@ __all__ = [
     "RetryWait",
     "RunFailed",
     "RunOwned",
+    "SalvageReport",
+    "SalvagedTrace",
     "SeqOutOfRange",
     "Side",
     "Span",
@@ -316,6 +321,7 @@ __all__ = [
     "resume_async",
     "run",
     "run_async",
+    "salvage",
     "stream",
     "stream_async",
 ]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from . import tailing
+from .backup import BackupReport
 from .bases import BaseInfo
 from .blaming import Write
 from .checkpoint import Checkpoint, CheckpointPolicy, StateSnapshot
@@ -31,6 +32,7 @@ from .past import Past
 from .pending import ANY, AnyVersion, Appended
 from .places import At
 from .policy import FoldPolicy
+from .problem import Problem
 from .pump import Workers
 from .reader import PAGE_ROWS
 from .record import ExecutionEntry, ExecutionMetadata, ExecutionTrace
@@ -535,6 +537,16 @@ class AsyncStore:
     async def verify(self, trace_id: str | None = None, *, heads: Mapping[str, str] | None = None) -> VerifyReport:
         """See `Store.verify`."""
         return await self._workers.call(self._store.verify, trace_id, heads=heads)
+
+    async def backup(
+        self,
+        path: str | PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_problem: Callable[[Problem], None] | None = None,
+    ) -> BackupReport:
+        """See `Store.backup`; what is told is told on the thread that copies."""
+        return await self._workers.call(self._store.backup, path, on_progress=on_progress, on_problem=on_problem)
 
     async def close(self) -> None:
         """Finish what is queued, then close. See `Store.close`."""

@@ -37,6 +37,7 @@ from . import (
     threads,
     verify,
 )
+from .backup import BackupReport, backup
 from .bases import BaseInfo
 from .checkpoint import CheckpointPolicy, StateSnapshot
 from .checkpoints import CheckpointStore
@@ -53,6 +54,7 @@ from .ownership import Ownership
 from .pending import ANY, AnyVersion, Appended, Statement
 from .places import At, seq_at
 from .policy import AdaptiveFold, FoldPolicy
+from .problem import Problem
 from .reader import Reader
 from .record import ExecutionEntry
 from .recorded import ControlEvent, Event, RecordedEvent
@@ -141,6 +143,7 @@ class Store:
         if path == ":memory:":
             self._folder = tempfile.TemporaryDirectory(prefix="eventstore-")
             path = os.path.join(self._folder.name, "memory.db")  # noqa: PTH118
+        self._encryption_key = encryption_key
         self._database = Database(
             os.fspath(path),
             durability=durability,
@@ -249,7 +252,7 @@ class Store:
             found: list[Any] = connection.execute(TRACES, (after, status, name, limit)).fetchall()
             infos = []
             for trace_id, label, state, created_us, parent, fork_seq, row_id in found:
-                row = TraceRow(row_id, trace_id, label, None, fork_seq, created_us, state)
+                row = log.listed_row(connection, row_id, trace_id, label, fork_seq, created_us, state)
                 try:
                     head = log.head(connection, row)
                 except LogCorrupted:  # `verify` names it; one damaged trace does not take the list down
@@ -517,6 +520,28 @@ class Store:
         (True, 'head')
         """
         return verify.verify(self, trace_id, heads=heads)
+
+    def backup(
+        self,
+        path: str | PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_problem: Callable[[Problem], None] | None = None,
+    ) -> BackupReport:
+        """Copy the store, as it is when this is called, to a new file; others may write all the while.
+
+        The copy is verified before it gets its name. `on_progress`: is told the pages that are copied, and all pages.
+        `on_problem`: is told of each thing in the copy that does not hold; then FileCorrupted is raised, and no file is
+        kept. Raises FileCorrupted, WrongChainKey, StorageError (the path exists, or cannot be written), StorageFull.
+
+        >>> with tempfile.TemporaryDirectory() as folder, open(f"{folder}/runs.db") as store:
+        ...     trace = store.start({"n": 1}, id="t1")
+        ...     report = store.backup(f"{folder}/backup.db")
+        ...     with open(report.path, read_only=True) as copy:
+        ...         report.traces, copy.state_at("t1")
+        (1, {'n': 1})
+        """
+        return backup(self, path, on_progress=on_progress, on_problem=on_problem)
 
     # Retention
 

@@ -22,8 +22,9 @@ CORE = ["errors", "event", "opaque", "readable", "codec", "fold", "reduce", "con
         "span", "spanning", "waiting", "axis", "chart", "picture"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
        "verify", "threads", "turnstile", "inbox", "ownership", "feed", "forks", "blockers", "retention_plan",
-       "retention_apply", "scopes", "scope_places", "encryption",
-       "foreign", "attached", "backup", "salvage"]  # fmt: skip
+       "retention_apply", "scopes", "scope_places", "encryption", "foreign", "attached",
+       "backup", "salvaging", "salvage_pages", "salvage_rows", "salvage_traces", "salvage_beside", "log_check",
+       "row_check", "base_check"]  # fmt: skip
 
 
 def imported(module, ours_only=False):

@@ -16,6 +16,7 @@ import click
 from eventstore import __version__
 from eventstore.errors import BaseCorrupted, EventStoreError
 
+from .backing import backup_command
 from .branching import fork
 from .comparing import diff
 from .deciding import barriers, cancel, decide
@@ -30,6 +31,7 @@ from .output import visible
 from .pruning import prune
 from .replaying import replay
 from .running import graph, resume, run
+from .salvaging import salvage_command
 from .tailing import tail
 from .threads import threads
 from .threads_importing import import_langgraph
@@ -120,5 +122,7 @@ for _command in (
     graph,
     stats,
     verify,
+    backup_command,
+    salvage_command,
 ):
     main.add_command(_command)

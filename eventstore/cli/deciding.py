@@ -158,7 +158,7 @@ def _assignment(text: str, option: str) -> tuple[str, Any]:
         raise click.BadParameter(visible(f"{text}: write KEY=JSON"), param_hint=option)
     try:
         return key, msgspec.json.decode(value.encode(errors="surrogateescape"))
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         told = f"{text}: the value is no JSON (a string is written '\"like this\"')"
         raise click.BadParameter(visible(told), param_hint=option) from None
 

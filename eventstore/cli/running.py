@@ -181,7 +181,7 @@ def _initial(text: str) -> dict[str, Any]:
     raw = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode(errors="surrogateescape")
     try:
         state = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise click.BadParameter(visible(f"no JSON: {error}"), param_hint="--state") from None
     if not isinstance(state, dict):
         raise click.BadParameter("the initial state is a JSON object", param_hint="--state")

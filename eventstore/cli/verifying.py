@@ -78,7 +78,9 @@ def _kept(file: BinaryIO) -> dict[str, str]:
     try:
         return msgspec.json.decode(file.read(), type=_Report).heads
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise click.UsageError(visible(f"{getattr(file, 'name', '-')} is not what verify --json prints: {error}")) from None
+        raise click.UsageError(
+            visible(f"{getattr(file, 'name', '-')} is not what verify --json prints: {error}")
+        ) from None
 
 
 class _Report(msgspec.Struct):
