@@ -1,50 +1,51 @@
 """The whole engine against a toy: for every trace, a list of the states after each of its events.
 
 Every rule does the same to the store and to the toy; after each one the file verifies, and at the end every
-state of every trace is what the toy says, the order of the keys included, with bases and without.
+state of every trace is what the toy says, the order of the keys included, with bases and without. Two stores and
+a second process write one file. Between rules the process dies (the files go on as they stand, closed by nobody),
+in the midst of a commit as well; the disk fails or is full; and the file is moved by a dump or a backup.
 """
 
 from __future__ import annotations
 
 import copy
 import io
-import json
 import math
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
 
+import apsw
 import jsonpatch
 import pytest
+from faults.flaky import flaky_disk
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from peer import Peer
+from toy import DoesNotFit, Toy, canonical, decided, exact, made, written
 
 import eventstore as es
+from eventstore import bases, log
 from eventstore.fold import apply
 
 MOST_TRACES = 5
 KEYS = ("log", "total", "high", "low", "doc", "free", "last", "made")
-
-
-def made(old, new):
-    """The custom reducer: the newest value before the newest but one."""
-    return [new, old[0] if isinstance(old, list) and old else None]
-
-
 REDUCERS = {"log": "append", "total": "sum", "high": "max", "low": "min", "doc": "merge_object", "last": "replace"}
 NUMBER = st.integers(-9, 9) | st.sampled_from([0.1, 0.2, 1.0, -1.5, 1e16])
 LEAF = NUMBER | st.none() | st.booleans() | st.sampled_from(["", "é", "text " * 8])
 OBJECT = st.dictionaries(st.sampled_from("xyz"), LEAF, max_size=3)
 VALUE = LEAF | st.lists(LEAF, max_size=4) | OBJECT
 KEY = st.sampled_from(KEYS)
+LIST = st.sampled_from(["log", "free"])
 WRITE = st.one_of(
     st.tuples(st.just("put"), KEY, VALUE),
     st.tuples(st.just("put"), st.sampled_from(["total", "high", "low"]), NUMBER),
     st.tuples(st.just("replace"), KEY, VALUE),
     st.tuples(st.just("append"), st.sampled_from(["log", "free", "last"]), LEAF),
-    st.tuples(st.just("extend"), st.sampled_from(["log", "free"]), st.lists(LEAF, max_size=9)),
+    st.tuples(st.just("extend"), LIST, st.lists(LEAF, max_size=9)),
     st.tuples(st.just("splice"), KEY, st.tuples(st.integers(0, 5), st.integers(0, 4), st.lists(LEAF, max_size=2))),
+    st.tuples(st.just("splice"), LIST, st.tuples(st.integers(0, 1), st.integers(0, 2), st.lists(LEAF, max_size=2))),
     st.tuples(st.just("merge"), st.sampled_from(["doc", "free"]), OBJECT),
     st.tuples(st.just("sum"), st.sampled_from(["total", "free"]), NUMBER),
     st.tuples(st.just("delete"), KEY, st.none()),
@@ -63,122 +64,28 @@ class Restless:
 
 
 TINY = es.AdaptiveFold(min_tail_deltas=2, min_tail_rows=1, min_link_bytes=64, max_link_bytes=256, small_state_bytes=0)
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where a sync costs nothing: that it is made is another test's matter."""
+PEER = []
+"""The second process, once it is needed; it lives as long as this module's tests."""
 POLICIES = st.sampled_from(
     [TINY, Restless(), Restless(), es.AdaptiveFold(), es.NeverFold(), es.FoldEvery(2), es.GeometricFold(0.5)]
 )
 
 
-class DoesNotFit(Exception):
-    """The toy refuses a write."""
+@pytest.fixture(scope="module", autouse=True)
+def peer_ends():
+    """Nothing is left running."""
+    yield
+    while PEER:
+        PEER.pop().end()
 
 
-def is_number(value):
-    return type(value) in (int, float)
-
-
-def written(state, how, key, value):
-    """The toy's state after one write, which may not fit."""
-    state = copy.deepcopy(state)
-    if how == "put":
-        how, value = {
-            "log": ("extend", value if isinstance(value, list) else [value]),
-            "total": ("sum", value),
-            "high": ("max", value),
-            "low": ("min", value),
-            "doc": ("merge", value),
-            "made": ("replace", made(state.get(key), value)),
-        }.get(key, ("replace", value))
-    if how == "append":
-        how, value = "extend", [value]
-    old = state.get(key)
-    match how:
-        case "replace":
-            state[key] = value
-        case "delete" if key in state:
-            del state[key]
-        case "extend" if key not in state or isinstance(old, list):
-            state[key] = [*(old or []), *value]
-        case "splice" if isinstance(old, list) and value[0] + value[1] <= len(old):
-            state[key] = old[: value[0]] + value[2] + old[value[0] + value[1] :]
-        case "merge" if isinstance(value, dict) and (key not in state or isinstance(old, dict)):
-            state[key] = {**(old or {}), **value}
-        case "sum" | "max" | "min" if is_number(value) and (key not in state or is_number(old)):
-            if key not in state:
-                state[key] = value
-            elif how == "sum":
-                state[key] = old + value
-            elif value > old if how == "max" else value < old:
-                state[key] = value
-        case _:
-            raise DoesNotFit
-    return copy.deepcopy(state)
-
-
-class Toy:
-    """What the toy knows of one trace: `states[n - 1]`, `notes[n - 1]` and `counts[n - 1]` (of steps) of event n.
-
-    `ends`: where rows end.
-    """
-
-    def __init__(self, parent=None, at=0):
-        while parent is not None and at <= parent.fork_seq:
-            parent = parent.parent  # whose row that is
-        self.states = parent.states[:at] if parent else []
-        self.notes = parent.notes[:at] if parent else []
-        self.counts = parent.counts[:at] if parent else []
-        self.ends = [end for end in parent.ends if end <= at] if parent else []
-        self.barriers = {}  # by id: where it was raised, and where decided
-        for barrier_id, (raised, decided) in (parent.barriers if parent else {}).items():
-            if raised <= at:
-                self.barriers[barrier_id] = (raised, decided if decided <= at else math.inf)
-        self.ended = None
-        self.retries = []
-        self.parent, self.fork_seq, self.root = parent, at, 0
-
-    @property
-    def version(self):
-        return len(self.states)
-
-    @property
-    def state(self):
-        return self.states[-1]
-
-    @property
-    def pending(self):
-        """The ids of the barriers that wait, as they were raised."""
-        return [barrier_id for barrier_id, (_, decided) in self.barriers.items() if decided == math.inf]
-
-    @property
-    def status(self):
-        return self.ended or ("waiting" if self.pending else "running")
-
-    def is_trimmed(self, seq):
-        """Whether a root hides `seq`: that of the trace itself, or of the ancestor whose row it is."""
-        toy = self
-        while toy.parent is not None and seq <= toy.fork_seq:
-            toy = toy.parent
-        return seq < toy.root
-
-    def last_root(self):
-        """The last root on the way from seq 1 to the head."""
-        return max(self.root, self.parent.last_root() if self.parent is not None else 0)
-
-    def commit(self, states, notes=False, steps=0):
-        """One row: the states after each of its events."""
-        before = self.counts[-1] if self.counts else 0
-        self.counts += [before] * (len(states) - 1) + [before + steps]
-        self.states += copy.deepcopy(states)
-        self.notes += [notes] * len(states)
-        self.ends.append(self.version)
-
-
-def exact(value):
-    return json.dumps(value)
-
-
-def canonical(value):
-    """Exact, but for the order of keys."""
-    return json.dumps(value, sort_keys=True)
+def peer():
+    """The second process."""
+    if not PEER:
+        PEER.append(Peer())
+    return PEER[0]
 
 
 class Machine(RuleBasedStateMachine):
@@ -186,18 +93,18 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="machine-", dir=IN_MEMORY))
         self.path = self.folder / "runs.db"
         self.stores = []
-        self.toys, self.made = {}, 0
+        self.toys, self.made, self.sampled = {}, 0, 0
         self.handles = [{}, {}]
 
-    def handle(self, trace_id, which=0):
+    def handle(self, trace_id, which=0, checks=True):
         """An open trace of the first or the second store, its state loaded."""
         handles = self.handles[which]
         if trace_id not in handles:
             handles[trace_id] = self.stores[which].open_trace(trace_id, reducers={"made": made})
-            assert exact(dict(handles[trace_id].state)) == exact(self.toys[trace_id].state)
+            assert not checks or exact(dict(handles[trace_id].state)) == exact(self.toys[trace_id].state)
         return handles[trace_id]
 
     def fresh(self, trace_id, which=0):
@@ -216,11 +123,191 @@ class Machine(RuleBasedStateMachine):
 
     @rule(policy=POLICIES)
     def reopen(self, policy):
+        if PEER:
+            peer().ask("close")
         for store in self.stores:
             store.close()
         assert not Path(f"{self.path}-wal").exists()
         self.handles = [{}, {}]
         self.open_both(policy)
+
+    # Deaths, and moves to another file
+
+    def new_path(self):
+        return self.folder / f"{self.new_id('runs-')}.db"
+
+    def files_as_they_stand(self):
+        """A copy of the files while they are open: what is there when every process that has them dies now."""
+        copy = self.new_path()
+        for suffix in ("", "-wal"):
+            if Path(f"{self.path}{suffix}").exists():
+                shutil.copyfile(f"{self.path}{suffix}", f"{copy}{suffix}")
+        return copy
+
+    def go_on_with(self, path, policy):
+        for store in self.stores:
+            store.close()
+        self.path, self.handles = path, [{}, {}]
+        self.open_both(policy)
+
+    @rule(policy=POLICIES)
+    def crash(self, policy):
+        self.go_on_with(self.files_as_they_stand(), policy)
+
+    @rule(trace_id=traces, puts=PUTS, policy=POLICIES, at=st.integers(0, 4))
+    def crash_in_a_commit(self, trace_id, puts, policy, at):
+        """Right after a write of its frames, of which there are a few."""
+        copies = []
+        with flaky_disk() as disk, es.open(self.path, fold_policy=TINY) as store:
+            trace = store.open_trace(trace_id)
+            begun = disk.calls["write"]
+
+            def watch(operation):
+                if operation == "write" and disk.calls["write"] > begun + at and not copies:
+                    copies.append(self.files_as_they_stand())
+
+            disk.watch = watch
+            append_id, deltas = self.new_id("a"), [es.StateDelta.put(key, value) for key, value in puts]
+            trace.append(deltas, append_id=append_id)
+            disk.watch = None
+        self.go_on_with(copies[0] if copies else self.files_as_they_stand(), policy)
+        self.settle(trace_id, puts, append_id, None if copies else True)
+
+    def landed(self, trace_id, puts):
+        """The toy takes literal puts."""
+        toy = self.toys[trace_id]
+        states = [toy.state]
+        for key, value in puts:
+            states.append(written(states[-1], "replace", key, value))
+        toy.commit(states[1:])
+
+    def settle(self, trace_id, puts, append_id, landed):
+        """A retry of an append of which nobody knows whether it landed; then it is there, once."""
+        toy, first_seq = self.toys[trace_id], self.toys[trace_id].version + 1
+        deltas = [es.StateDelta.put(key, value) for key, value in puts]
+        self.landed(trace_id, puts)
+        expected = es.ANY
+        if isinstance(append_id, str):
+            toy.retries.append((append_id, deltas, first_seq, toy.version))
+        else:
+            expected = first_seq - 1  # the engine's own ids are looked for at their place alone
+        found = self.handle(trace_id, checks=False).append(deltas, append_id=append_id, expected_version=expected)
+        assert (found.first_seq, found.version) == (first_seq, toy.version)
+        assert landed is None or found.duplicate is landed
+        self.fresh(trace_id)
+
+    @rule(
+        trace_id=traces,
+        puts=PUTS,
+        operation=st.sampled_from(["write", "sync"]),
+        after=st.integers(0, 3),
+        lands=st.booleans(),
+        dies=st.none() | POLICIES,
+        own=st.booleans(),
+    )
+    def io_error(self, trace_id, puts, operation, after, lands, dies, own):
+        """A third store halts at a commit; others go on, or all of them die with it. `own`: no id is given."""
+        toy, append_id = self.toys[trace_id], self.new_id("a")
+        deltas = [es.StateDelta.put(key, value) for key, value in puts]
+        with flaky_disk() as disk, es.open(self.path, fold_policy=TINY) as store:
+            trace = store.open_trace(trace_id)
+            disk.fail(operation, after, lands=lands)
+            try:
+                trace.append(deltas, append_id=None if own else append_id)
+            except es.StoreHalted as halted:
+                assert disk.hit and halted.expected_version == toy.version
+                assert own or halted.append_id == append_id
+                append_id = halted.append_id
+                disk.heal()
+                for act in (trace.refresh, store.verify, store.start, lambda: trace.append(deltas)):
+                    with pytest.raises(es.StoreHalted):
+                        act()
+            else:
+                assert not disk.hit
+            disk.heal()
+            if dies is not None:
+                copied = self.files_as_they_stand()
+        if dies is not None:
+            self.go_on_with(copied, dies)
+        if disk.hit or not own:
+            self.settle(trace_id, puts, append_id, None if disk.hit else True)
+        else:
+            self.landed(trace_id, puts)
+
+    @rule(trace_id=traces, puts=PUTS, after=st.integers(0, 4))
+    def full_disk(self, trace_id, puts, after):
+        """Nothing was written; when there is space again, the same store goes on."""
+        toy, append_id = self.toys[trace_id], self.new_id("a")
+        deltas = [es.StateDelta.put(key, value) for key, value in puts]
+        with flaky_disk() as disk, es.open(self.path, durability="normal", fold_policy=TINY) as store:
+            trace = store.open_trace(trace_id)
+            disk.fail("write", after, apsw.FullError, once=False)
+            try:
+                trace.append(deltas, append_id=append_id)
+            except es.StorageFull:
+                assert disk.hit
+                assert trace.version == store.open_trace(trace_id).version == toy.version
+                disk.heal()
+                assert not trace.append(deltas, append_id=append_id).duplicate
+            disk.heal()
+        self.settle(trace_id, puts, append_id, True)
+
+    @rule(policy=POLICIES)
+    def move_by_a_dump(self, policy):
+        lines, path = io.BytesIO(), self.new_path()
+        es.dump(self.stores[0], lines)
+        with es.open(path, durability="normal") as loaded:
+            es.load(loaded, io.BytesIO(lines.getvalue()))
+            self.loaded_is_the_same(loaded)
+        self.go_on_with(path, policy)
+
+    @rule(policy=POLICIES)
+    def move_by_a_backup(self, policy):
+        path = self.new_path()
+        copy, source = apsw.Connection(str(path)), apsw.Connection(str(self.path))
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(7)
+        source.close()
+        copy.close()
+        self.go_on_with(path, policy)
+
+    # The second process
+
+    @rule(trace_id=traces, puts=PUTS)
+    def peer_append(self, trace_id, puts):
+        toy, append_id = self.toys[trace_id], self.new_id("a")
+        where = {"path": str(self.path), "trace_id": trace_id, "puts": puts, "append_id": append_id}
+        first_seq, version = toy.version + 1, toy.version + len(puts)
+        assert peer().ask("append", **where) == {"first_seq": first_seq, "version": version, "duplicate": False}
+        assert peer().ask("append", **where) == {"first_seq": first_seq, "version": version, "duplicate": True}
+        self.settle(trace_id, puts, append_id, True)
+
+    @rule(trace_id=traces, number=st.integers(0, 9))
+    def peer_decide(self, trace_id, number):
+        toy = self.toys[trace_id]
+        if not toy.pending:
+            return
+        barrier_id = toy.pending[number % len(toy.pending)]
+        stale = self.handle(trace_id)
+        where = {"path": str(self.path), "trace_id": trace_id, "barrier_id": barrier_id}
+        assert peer().ask("reject", **where) == {}
+        assert peer().ask("reject", **where)["error"] == "BarrierError"
+        toy.barriers[barrier_id] = (toy.barriers[barrier_id][0], toy.version + 1)
+        states = decided([toy.state], barrier_id.split("#")[0], es.Reject("no"))
+        toy.commit([toy.state, *states[1:]])
+        with pytest.raises(es.BarrierError):
+            stale.decide(barrier_id, es.Approve())
+
+    @rule(trace_id=traces, seq=st.integers(0, 1000))
+    def peer_look(self, trace_id, seq):
+        toy = self.toys[trace_id]
+        at = seq % toy.version + 1
+        found = peer().ask("state", path=str(self.path), trace_id=trace_id, seq=at)
+        if toy.is_trimmed(at):
+            assert found["error"] == "Trimmed"
+        else:
+            assert exact(found["state"]) == exact(toy.states[at - 1])
 
     # Traces
 
@@ -297,6 +384,33 @@ class Machine(RuleBasedStateMachine):
         for writes in steps:
             self.step(trace_id, writes, which)
 
+    @rule(trace_id=traces, steps=st.lists(WRITES, min_size=2, max_size=6), which=st.integers(0, 1))
+    def steps_that_fit(self, trace_id, steps, which):
+        """One write that does not fit fails its whole step, so here such writes are left out."""
+        for writes in steps:
+            self.step(trace_id, self.fitting(trace_id, writes), which)
+
+    @rule(trace_id=traces, items=st.lists(LEAF, min_size=2, max_size=4), number=NUMBER, which=st.integers(0, 1))
+    def lists_and_numbers(self, trace_id, items, number, which):
+        """What later steps can splice and add to, and a little of that."""
+        for writes in (
+            [("replace", "log", items), ("replace", "total", number)],
+            [("splice", "log", (1, 1, items[:1])), ("sum", "total", number), ("sum", "total", 0.1)],
+            [("sum", "total", 0.2), ("append", "log", number), ("splice", "log", (0, 2, []))],
+            [("sum", "total", 0.3), ("sum", "total", number)],
+        ):
+            self.step(trace_id, writes, which)
+
+    def fitting(self, trace_id, writes):
+        state, kept = self.toys[trace_id].state, []
+        for write in writes:
+            try:
+                state = written(state, *write)
+            except DoesNotFit:
+                continue
+            kept.append(write)
+        return kept
+
     def step(self, trace_id, writes, which):
         trace, toy = self.fresh(trace_id, which), self.toys[trace_id]
         states = [toy.state]
@@ -337,13 +451,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(trace_id=traces, puts=PUTS, which=st.integers(0, 1))
     def append(self, trace_id, puts, which):
-        toy = self.toys[trace_id]
-        states = [toy.state]
-        for key, value in puts:
-            states.append(written(states[-1], "replace", key, value))
         deltas = [es.StateDelta.put(key, value) for key, value in puts]
         self.handle(trace_id, which).append(deltas, expected_version=es.ANY)
-        toy.commit(states[1:])
+        self.landed(trace_id, puts)
 
     @rule(trace_id=traces, value=VALUE, away=st.sampled_from([-2, -1, 1, 5]))
     def conflicting_append(self, trace_id, value, away):
@@ -356,12 +466,9 @@ class Machine(RuleBasedStateMachine):
     def append_with_id(self, trace_id, puts, which):
         toy = self.toys[trace_id]
         append_id, first_seq = self.new_id("a"), toy.version + 1
-        states = [toy.state]
-        for key, value in puts:
-            states.append(written(states[-1], "replace", key, value))
         deltas = [es.StateDelta.put(key, value) for key, value in puts]
         self.fresh(trace_id, which).append(deltas, append_id=append_id)
-        toy.commit(states[1:])
+        self.landed(trace_id, puts)
         toy.retries.append((append_id, deltas, first_seq, toy.version))
 
     @rule(trace_id=traces, which=st.integers(0, 1), number=st.integers(0, 100), expect=st.booleans())
@@ -381,6 +488,15 @@ class Machine(RuleBasedStateMachine):
         toy = self.toys[trace_id]
         self.handle(trace_id, which).note("seen", {"which": which})
         toy.commit([toy.state], notes=True)
+
+    @rule(trace_id=traces, which=st.integers(0, 1), value=VALUE)
+    def append_after_a_note(self, trace_id, which, value):
+        """Another writer's note is no change."""
+        toy = self.toys[trace_id]
+        since = self.fresh(trace_id, which).version
+        self.note(trace_id, 1 - which)
+        self.handle(trace_id, which).append([es.StateDelta.put("free", value)], unless_changed_since=since)
+        toy.commit([written(toy.state, "replace", "free", value)])
 
     @rule(trace_id=traces, which=st.integers(0, 1), back=st.integers(0, 6), value=VALUE)
     def append_unless_changed(self, trace_id, which, back, value):
@@ -410,6 +526,18 @@ class Machine(RuleBasedStateMachine):
         toy.barriers[barrier_id] = (toy.version, math.inf)
         assert trace.pending_barriers == toy.pending
 
+    @rule(trace_id=traces, which=st.integers(0, 1))
+    def raise_an_expired_barrier(self, trace_id, which):
+        """Its deadline has passed: whoever comes first applies the default, and is told."""
+        trace, toy = self.fresh(trace_id, which), self.toys[trace_id]
+        barrier_id = trace.raise_barrier("late", deadline_us=1, default=es.Approve())
+        toy.barriers[barrier_id] = (toy.version + 1, toy.version + 2)
+        toy.commit([toy.state])
+        with pytest.raises(es.BarrierExpired):
+            self.handle(trace_id, 1 - which).decide(barrier_id, es.Reject("too late"))
+        states = decided([toy.state], "late", es.Approve())
+        toy.commit([toy.state, *states[1:]])
+
     @rule(trace_id=traces, which=st.integers(0, 1), number=st.integers(0, 9), kind=st.integers(0, 3), value=VALUE)
     def decide(self, trace_id, which, number, kind, value):
         toy = self.toys[trace_id]
@@ -420,20 +548,8 @@ class Machine(RuleBasedStateMachine):
         barrier_id = toy.pending[number % len(toy.pending)]
         toy.barriers[barrier_id] = (toy.barriers[barrier_id][0], toy.version + 1)
         node = barrier_id.split("#")[0]
-        decision, marks = [
-            (es.Approve(), {"approved": True}),
-            (es.Reject("no"), {"approved": False, "reject_reason": "no"}),
-            (es.Modify({"free": value}), {"approved": True}),
-            (es.Reroute("other"), {"rerouted_to": "other"}),
-        ][kind]
-        states = [toy.state]
-        for mark in ("approved", "reject_reason", "rerouted_to"):
-            if mark in marks:
-                states.append(written(states[-1], "replace", f"{node}.{mark}", marks[mark]))
-            elif f"{node}.{mark}" in states[-1]:
-                states.append(written(states[-1], "delete", f"{node}.{mark}", None))
-        if isinstance(decision, es.Modify):
-            states.append(written(states[-1], "replace", "free", value))
+        decision = [es.Approve(), es.Reject("no"), es.Modify({"free": value}), es.Reroute("other")][kind]
+        states = decided([toy.state], node, decision)
         trace = self.handle(trace_id, which)  # however stale
         assert trace.decide(barrier_id, decision) == barrier_id
         toy.commit([toy.state, *states[1:]])
@@ -442,13 +558,13 @@ class Machine(RuleBasedStateMachine):
 
     # Retention
 
-    @rule(trace_id=traces, where=st.integers(0, 1000))
-    def trim(self, trace_id, where):
+    @rule(trace_id=traces, where=st.integers(0, 1000), to_the_head=st.booleans())
+    def trim(self, trace_id, where, to_the_head):
         store, toy = self.stores[0], self.toys[trace_id]
         ends = [end for end in toy.ends if end > max(toy.fork_seq, toy.root)]
         if not ends:
             return
-        before = ends[where % len(ends)]
+        before = ends[-1 if to_the_head else where % len(ends)]
         is_blocked = (
             any(fork.parent is toy and fork.fork_seq < before for fork in self.toys.values())
             or any(kept.seq < before for kept in store.checkpoints.list(trace_id))
@@ -460,6 +576,9 @@ class Machine(RuleBasedStateMachine):
             return
         store.trim(trace_id, before, retry_window_s=0)
         toy.root = before
+        if before > 1 and toy.is_trimmed(before - 1):
+            with pytest.raises(es.Trimmed):
+                store.state_at(trace_id, before - 1)
         toy.retries = [retry for retry in toy.retries if retry[2] > before]
 
     @rule(trace_id=consumes(traces))
@@ -571,6 +690,21 @@ class Machine(RuleBasedStateMachine):
             listed = {info.trace_id: (info.version, info.status) for info in self.stores[1].traces()}
             assert listed == {trace_id: (toy.version, toy.status) for trace_id, toy in self.toys.items()}
 
+    @invariant()
+    def a_state_is_the_same_whatever_bases_exist(self):
+        """One place of one trace, another one after each rule."""
+        if not self.toys:
+            return
+        self.sampled += 1
+        trace_id = list(self.toys)[self.sampled % len(self.toys)]
+        toy, store = self.toys[trace_id], self.stores[self.sampled % 2]
+        seq = self.sampled * 7919 % toy.version + 1
+        if not toy.is_trimmed(seq):
+            with store._database.reader() as connection:
+                segments = log.lineage(connection, log.find_trace(connection, trace_id), seq)
+                bare = bases.restore(connection, store.path, segments, seq, trace_id, bases=False).state
+            assert exact(store.state_at(trace_id, seq)) == exact(bare) == exact(toy.states[seq - 1])
+
     def every_state_is_the_toys(self, store):
         for trace_id, toy in self.toys.items():
             assert store.open_trace(trace_id).version == toy.version
@@ -579,6 +713,7 @@ class Machine(RuleBasedStateMachine):
                     continue
                 assert exact(store.state_at(trace_id, seq)) == exact(state), (trace_id, seq)
             self.history_is_the_toys(store, trace_id, toy)
+            self.events_are_the_toys(store, trace_id, toy)
             for checkpoint in store.checkpoints.list(trace_id):
                 assert exact(checkpoint.restore_state()) == exact(toy.states[checkpoint.seq - 1])
                 assert exact(checkpoint.state) == exact(toy.states[checkpoint.seq - 1])
@@ -588,10 +723,34 @@ class Machine(RuleBasedStateMachine):
         es.dump(self.stores[0], lines)
         with es.open(self.folder / "loaded.db", durability="normal") as loaded:
             es.load(loaded, io.BytesIO(lines.getvalue()))
-            report = loaded.verify()
-            assert report.ok, report.problems
-            assert report.heads == self.stores[0].verify().heads
+            self.loaded_is_the_same(loaded)
             self.every_state_is_the_toys(loaded)
+
+    def loaded_is_the_same(self, loaded):
+        """The same chains and the same checkpoints."""
+        report = loaded.verify()
+        assert report.ok, report.problems
+        assert report.heads == self.stores[0].verify().heads
+        for trace_id in self.toys:
+            mine, theirs = [
+                [(kept.checkpoint_id, kept.seq, kept.triggers) for kept in store.checkpoints.list(trace_id)]
+                for store in (self.stores[0], loaded)
+            ]
+            assert mine == theirs
+
+    def events_are_the_toys(self, store, trace_id, toy):
+        """They stand one after the other, and what each does to the state is what the toy has there."""
+        root = toy.last_root()
+        state, seqs = copy.deepcopy(toy.states[root - 1]) if root else {}, []
+        for recorded in store.events(trace_id):
+            event = recorded.event
+            if recorded.kind == "trace_started":
+                state = copy.deepcopy(event.state)
+            elif recorded.kind == "delta":
+                apply(state, event.key, event.op, copy.deepcopy(event.value))
+            assert exact(state) == exact(toy.states[recorded.seq - 1])
+            seqs.append(recorded.seq)
+        assert seqs == list(range(root + 1, toy.version + 1))
 
     def history_is_the_toys(self, store, trace_id, toy):
         """One pass gives what looking at each place gives; steps and the writers of a key are found."""
@@ -624,18 +783,26 @@ class Machine(RuleBasedStateMachine):
             assert exact(state.get(key, "gone")) == exact(toy.state.get(key, "gone"))
 
     def teardown(self):
-        if self.stores:
-            for which in range(2):
-                for trace_id in self.handles[which]:
-                    self.fresh(trace_id, which)
-            self.every_state_is_the_toys(self.stores[0])
-            self.stores[0].drop_bases()
-            self.every_state_is_the_toys(self.stores[1])
-            self.the_file_verifies()
-            self.what_is_dumped_is_an_equal_store()
-        for store in self.stores:
-            store.close()
-        shutil.rmtree(self.folder)
+        try:
+            self.the_end_is_the_toys()
+        finally:
+            for store in self.stores:
+                store.close()
+            if PEER:
+                peer().ask("close")
+            shutil.rmtree(self.folder)
+
+    def the_end_is_the_toys(self):
+        if not self.stores:
+            return
+        for which in range(2):
+            for trace_id in self.handles[which]:
+                self.fresh(trace_id, which)
+        self.every_state_is_the_toys(self.stores[0])
+        self.stores[0].drop_bases()
+        self.every_state_is_the_toys(self.stores[1])
+        self.the_file_verifies()
+        self.what_is_dumped_is_an_equal_store()
 
 
 class TestMachine(Machine.TestCase):
