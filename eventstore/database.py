@@ -153,6 +153,9 @@ class Database:
         if self.read_only:
             harden(connection, self._file)
         connection.set_busy_handler(busy_handler(self.busy_timeout_ms))
+        # One checkpointer a process: who writes, and an orderly close. Neither a reader that ends last, nor an exit.
+        connection.wal_autocheckpoint(0)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.execute("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
         return connection
 
@@ -300,9 +303,9 @@ class Database:
             return
         self._closed = "the store is closed"
         self.is_open = False
-        if self.halted is not None:
+        if self.halted is None:
             for connection in self._held():
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         while (idle := self._idle()) is not None:
             idle.close()
         if self._written is not None:
@@ -362,7 +365,10 @@ def _check_not_inherited(path: str) -> None:
 
 
 def _create_private(path: str) -> None:
+    # EXCL: to open and close a file that another thread has made and opened by now would drop that one's locks.
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return
     except OSError as error:
         raise StorageError(path, f"cannot be created: {error.strerror}") from None

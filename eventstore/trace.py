@@ -87,6 +87,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+PATIENCE = 3  # how often an append is overtaken before it takes the writer's turn first
+
+
 class Trace(Lookback):
     """One run, open at its head. Made by `store.start` and `store.open_trace`, never directly.
 
@@ -241,7 +244,7 @@ class Trace(Lookback):
         if landed is not None:
             return self._commit(self._prepare_again(events, landed, append_id))
         follow = expected_version is ANY or unless_changed_since is not None
-        own = self._version
+        own, overtaken = self._version, 0
         if isinstance(expected_version, int) and expected_version != self._version:
             self.refresh()
         while True:
@@ -251,10 +254,17 @@ class Trace(Lookback):
                 raise WrongExpectedVersion(self.id, self._version, expected_version)
             expected = self._version if follow else own if expected_version is None else expected_version
             try:
-                return self._commit(self._prepare_events(events, expected, append_id))
+                if overtaken < PATIENCE:
+                    return self._commit(self._prepare_events(events, expected, append_id))
+                with self._lock, self._store._writer.turn():  # nobody gets in between now
+                    self.refresh()
+                    if unless_changed_since is not None:
+                        self._refuse_changes_since(unless_changed_since)
+                    return self._commit(self._prepare_events(events, self._version, append_id))
             except WrongExpectedVersion:
                 if not follow:
                     raise
+                overtaken += 1
                 self.refresh()
 
     def note(self, name: str, data: Any = None) -> Appended:

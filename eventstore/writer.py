@@ -140,7 +140,7 @@ class Writer:
 
     def commit_batch(self, appends: Sequence[Append]) -> None:
         """Commit several independent appends with one sync; each one's `error` says how it went."""
-        with self._turn():
+        with self.turn():
             self._run(appends)
 
     def write(self, work: Callable[[apsw.Connection], T], *, sync: bool = False, relaxed: bool = False) -> T:
@@ -150,7 +150,7 @@ class Writer:
         """
         usual = self._database.durability
         synchronous = "full" if sync else "normal" if relaxed else usual
-        with self._turn(), self._database.errors(), _Transaction(self._connection, synchronous, usual):
+        with self.turn(), self._database.errors(), _Transaction(self._connection, synchronous, usual):
             return work(self._connection)
 
     def insert(self, append: Append) -> None:
@@ -161,7 +161,7 @@ class Writer:
 
     def quiet(self, work: Callable[[], T]) -> T:
         """Run `work` while no commit is under way, outside a transaction."""
-        with self._turn(), self._database.errors():
+        with self.turn(), self._database.errors():
             return work()
 
     def try_write(self, work: Callable[[apsw.Connection], object]) -> bool:
@@ -178,7 +178,8 @@ class Writer:
             self._release()
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
+        """Keep every other writer out; a commit inside ends it."""
         self._database.check_open()
         timeout_ms = self._database.busy_timeout_ms
         try:
@@ -244,8 +245,9 @@ class Writer:
         if self._thread is None:
             with _starting:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._loop, name="eventstore-writer", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._loop, name="eventstore-writer", daemon=True)
+                    thread.start()
+                    self._thread = thread  # started: closing may join it
         try:
             self._wake.release()
         except RuntimeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import eventstore as es
+from eventstore.trace import Trace
 
 PUT = es.StateDelta.put
 
@@ -104,3 +105,25 @@ def test_a_failure_is_recorded_even_when_another_writer_came_between(store, trac
         raise ZeroDivisionError
     assert [entry.success for entry in trace.entries()] == [False]
     assert trace.state == store.state_at("t1") == {"log": [], "n": 2, "text": "a"}
+
+
+def test_an_append_that_is_overtaken_again_and_again_takes_its_turn_first(path, monkeypatch):
+    prepare, rivals = Trace._prepare_events, []
+    with es.open(path) as store, es.open(path, busy_timeout_ms=50) as other:
+        trace, rival = store.start({"n": 0}, id="t1"), other.open_trace("t1")
+
+        def overtaken(self, *arguments):
+            pending = prepare(self, *arguments)
+            if self is trace:
+                try:
+                    rival.append([es.Note("first")])
+                    rivals.append("first")
+                except es.StoreBusy:
+                    rivals.append("kept out")
+            return pending
+
+        monkeypatch.setattr(Trace, "_prepare_events", overtaken)
+        trace.append([es.StateDelta.put("n", 1)])
+        assert rivals == ["first"] * 3 + ["kept out"]
+        assert [event.kind for event in store.events("t1")] == ["trace_started", *["note"] * 3, "delta"]
+        rival.append([es.Note("later")])

@@ -47,7 +47,7 @@ BEHIND_ITS_BACK = {
     "the WAL removed": (lambda path: Path(f"{path}-wal").unlink(), "-wal is gone"),
     "the WAL moved": (lambda path: Path(f"{path}-wal").rename(f"{path}-old"), "-wal is gone"),
     "the WAL replaced": (lambda path: put_another_there(f"{path}-wal"), "-wal is another file"),
-    "the WAL cut": (lambda path: os.truncate(f"{path}-wal", 100), "too few for its"),
+    "the WAL cut": (lambda path: os.truncate(f"{path}-wal", 100), "does not hold its"),
     "the index removed": (lambda path: Path(f"{path}-shm").unlink(), "-shm is gone"),
     "the file removed": (lambda path: Path(path).unlink(), "moved, removed or replaced"),
     "the file moved": (lambda path: Path(path).rename(f"{path}.old"), "moved, removed or replaced"),
@@ -60,6 +60,14 @@ def test_what_was_done_behind_its_back_is_named(filled, act, reason):
     assert judged(filled) is None
     act(filled.path)
     assert reason in judged(filled)
+
+
+def test_a_wal_that_was_cut_and_has_grown_again_is_named(path, record):
+    with es.open(path) as store:
+        trace = record(store, 20)
+        os.truncate(f"{path}-wal", 5000)
+        trace.append([es.StateDelta.put("text", "more")])
+        assert "does not hold its" in judged(store)
 
 
 @linux_only

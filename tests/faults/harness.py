@@ -6,6 +6,7 @@ import json
 import os
 import random
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import eventstore as es
 
+from . import child as orderly
 from .laws import Reading, check_run
+from .processes import SERVER, Worker
 from .world import INPUT, Outside, did, gate, make_graph
 
 ROOT = Path(__file__).parent.parent.parent
@@ -86,18 +89,59 @@ class Child:
         return json.loads(line)
 
 
+class ForkedChild(Worker):
+    """A Child in its campaign's use, that starts within milliseconds; its parent is the server that forked it."""
+
+    def __init__(self):
+        orders, self._orders = SERVER.Pipe(duplex=False)
+        super().__init__(carry_out, orders)
+        orders.close()
+
+    def begin(self, order):
+        """Give an order, and wait until the process works on it."""
+        self._orders.send(order)
+        if (found := self.hear()) != "began":
+            raise AssertionError(f"not begun but {found!r}")
+
+    def has_told(self, timeout_s):
+        """Wait so long for it to say something, or to end; whether it did."""
+        return self.connection.poll(timeout_s)
+
+    def end(self):
+        """What it says next; None when it was killed first."""
+        try:
+            return self.hear()
+        except EOFError:
+            self.process.join()
+            if self.process.exitcode != -signal.SIGKILL:
+                raise AssertionError(f"the child ended with {self.process.exitcode}") from None
+            return None
+
+    def __exit__(self, *_):
+        super().__exit__()
+        self._orders.close()
+
+
+def carry_out(tell, orders):
+    """One order after the other, as a Child does."""
+    orderly.tell = tell
+    while True:
+        tell(orderly.work(orders.recv()))
+
+
 class Nursery:
     """Children are started ahead of their orders, so that a campaign does not wait for imports."""
 
-    def __init__(self, ahead=2):
+    def __init__(self, ahead=2, make=Child):
         self._ahead = ahead
+        self._make = make
         self._ready = []
         self._all = []
         self._top_up()
 
     def _top_up(self):
         while len(self._ready) < self._ahead:
-            self._ready.append(Child())
+            self._ready.append(self._make())
             self._all.append(self._ready[-1])
 
     def take(self):
@@ -249,7 +293,10 @@ def submit_early(store, trace_id, seed):
 
 
 class Campaign:
-    """Runs that are killed, one after the other. `tally` counts what happened; `kills` so far."""
+    """Runs that are killed, one after the other. `tally` counts what happened; `kills` so far.
+
+    `places`: what was aimed at and how far the log was, kill by kill.
+    """
 
     def __init__(self, folder, seed, *, durability="full", is_async=False):
         self.folder = Path(folder)
@@ -258,6 +305,7 @@ class Campaign:
         self.is_async = is_async
         self.rng = random.Random(seed)
         self.tally = Counter()
+        self.places = set()
         self.kills = 0
         self.runs = 0
         self.duration_s = self._measure()
@@ -275,7 +323,7 @@ class Campaign:
 
     def run(self, kills, progress=lambda: None):
         """Runs until there were so many kills; every one is finished and checked."""
-        with Nursery() as nursery:
+        with Nursery(make=ForkedChild) as nursery:
             while self.kills < kills:
                 number = self.runs
                 self.runs += 1
@@ -321,6 +369,7 @@ class Campaign:
                     self.kills += 1
                     here += 1
                     self.tally[f"killed: {aim.kind}"] += 1
+                    self.places.add((aim.kind, store.open_trace(trace_id).version if exists(store, trace_id) else 0))
                     progress()
                 elif found.get("error") == "CrashLoop":
                     force = True
