@@ -5,6 +5,11 @@ while it is in use. The connection that opened the file goes to whoever comes fi
 schema is most of what a connection costs, and who only looks needs but one. `schema/NNN_*.sql` are applied in order,
 `user_version` counts them. After an I/O error the database is halted: every later call raises, and nothing is
 checkpointed on close.
+
+Two things that SQLite leaves to its caller are seen to here. What an earlier process left in the write-ahead log may
+not be on the disk: it is settled (`wal`) before anything in it is believed. And SQLite's own checkpoint after a commit
+keeps its errors to itself, after which the next one would move pages into the file that the log on the disk lacks: so
+the checkpoint is made here.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from .errors import (
 )
 from .foreign import TooMuchWork, check_schema, harden, refill
 from .turnstile import Turnstile
+from .wal import settle
 
 Durability = Literal["full", "normal"]
 
@@ -46,6 +52,8 @@ APPLICATION_ID = 0x74724553  # "trES"
 FORMAT = 7
 """The newest format: how many scripts `schema/` holds."""
 NEEDED_SQLITE = (3, 51, 3)
+CHECKPOINT_PAGES = 1000
+"""How many pages the write-ahead log may hold before a commit has it moved into the file."""
 _IDLE_READERS = 4
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -104,6 +112,7 @@ class Database:
         self.read_only = read_only
         self.halted: str | None = None
         self.busy_timeout_ms = busy_timeout_ms
+        self.checkpoint_pages = CHECKPOINT_PAGES
         self._readers: deque[apsw.Connection] = deque()
         self._first: deque[apsw.Connection] = deque()
         self._written: apsw.Connection | None = None
@@ -118,16 +127,14 @@ class Database:
             raise StorageError(path, "no such file")
         if not existed:
             _create_private(path)
+        self.turnstile = Turnstile(None)
         with self.errors():
             first = self._connect()
             try:
                 self._prepare(first)
-                self.turnstile = Turnstile(None if read_only else self._file)
-            except OSError as error:
-                first.close()
-                raise StorageError(path, f"its lock file cannot be opened: {error.strerror}") from None
             except BaseException:
                 first.close()
+                self.turnstile.close()
                 raise
         self._first.append(first)
         _open_databases.add(self)
@@ -190,9 +197,21 @@ class Database:
                     raise
                 time.sleep(0.01)
         self._writes(connection)
+        try:
+            self.turnstile = Turnstile(self._file)  # before what it tells of is settled
+        except OSError as error:
+            raise StorageError(self.path, f"its lock file cannot be opened: {error.strerror}") from None
+        self.settle(connection)
         if found < FORMAT:
             self._migrate(connection)
         self._check_chain_key(connection)
+
+    def settle(self, connection: apsw.Connection) -> None:
+        """Have on disk what the write-ahead log shows; see `wal`. A disk that fails halts the database."""
+        try:
+            settle(self._file, connection)
+        except OSError as error:
+            raise self._halt(f"its write-ahead log cannot be written: {error.strerror}") from error
 
     def _check_chain_key(self, connection: apsw.Connection) -> None:
         row: Any = connection.execute("SELECT fingerprint FROM chain_key").fetchone()
@@ -210,7 +229,16 @@ class Database:
     def _writes(self, connection: apsw.Connection) -> None:
         connection.create_scalar_function("seal", self.chain.seal, -1, deterministic=True)
         connection.pragma("synchronous", self.durability)
-        connection.wal_autocheckpoint(1000)
+        connection.set_wal_hook(self._after_commit)
+
+    def _after_commit(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        """The commit stands whatever comes of the checkpoint. An I/O error halts; busy or full, a later one does it."""
+        if pages >= self.checkpoint_pages:
+            try:
+                connection.wal_checkpoint(name, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.Error as error:
+                self.translate(error)
+        return apsw.SQLITE_OK
 
     def _migrate(self, connection: apsw.Connection) -> None:
         scripts = schema_scripts()
@@ -286,12 +314,16 @@ class Database:
         if isinstance(error, apsw.CorruptError) and self.read_only:
             return FileCorrupted(self.path, str(error))
         if isinstance(error, apsw.IOError | apsw.CorruptError):
-            self.halted = str(error)
-            self.is_open = False
-            return StoreHalted(self.path, str(error))
+            return self._halt(str(error))
         if isinstance(error, apsw.ReadOnlyError):
             return StorageError(self.path, "opened read-only")
         return StorageError(self.path, f"{type(error).__name__}: {error}")
+
+    def _halt(self, reason: str) -> StoreHalted:
+        self.halted = reason
+        self.is_open = False
+        self.turnstile.warn()
+        return StoreHalted(self.path, reason)
 
     def busy(self) -> StoreBusy:
         """The error of a write that waited in vain."""

@@ -605,7 +605,7 @@ class StoreHalted(StorageError):
     """After an I/O error every later call raises: what the disk holds is not known.
 
     Reopen the store and append again with the same `append_id` and `expected_version`
-    to learn whether the append that failed had landed. Attributes: `trace_id` (str or None),
+    to learn whether the append that failed had landed. Attributes: `reason`, `trace_id` (str or None),
     `append_id` (str, int or None), `expected_version` (int or None).
 
     >>> print(StoreHalted("runs.db", "disk I/O error"))
@@ -621,6 +621,7 @@ class StoreHalted(StorageError):
         expected_version: int | None = None,
     ) -> None:
         super().__init__(path, f"halted after an I/O error ({reason}); reopen the store")
+        self.reason = reason
         self.trace_id = trace_id
         self.append_id = append_id
         self.expected_version = expected_version

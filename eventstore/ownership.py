@@ -250,6 +250,8 @@ class Ownership:
         try:
             if self._store._database.is_open:
                 self._store._writer.write(lambda connection: connection.execute(REMOVE_OWNER, (owner,)), relaxed=True)
+        except StorageError:
+            pass  # busy, full or halted: the row is idle from now on, and the next owner to register removes it
         finally:
             self._roll.let_go(owner)
             self._roll.leave()

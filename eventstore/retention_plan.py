@@ -147,17 +147,18 @@ def plan_retention(
     )
     leaving = Leaving(set(), set(), set(), -1 if keep_checkpoints is None else keep_checkpoints)
     examined, entries = 0, []
-    for connection, row in _chosen(store, trace_ids, name, statuses):
-        try:
-            head, damage = log.head(connection, row), None
-        except LogCorrupted as error:
-            head, damage = Head(0, b"", row.created_us), error
-        if oldest_us is not None and head.at_us > oldest_us:
-            continue
-        examined += 1
-        entry = _Examination(store, connection, row, head, plan, leaving).entry(damage)
-        if entry.acts or entry.blockers:
-            entries.append(entry)
+    with store._database.errors():  # what a page is looked at with is read outside of the generator that holds it
+        for connection, row in _chosen(store, trace_ids, name, statuses):
+            try:
+                head, damage = log.head(connection, row), None
+            except LogCorrupted as error:
+                head, damage = Head(0, b"", row.created_us), error
+            if oldest_us is not None and head.at_us > oldest_us:
+                continue
+            examined += 1
+            entry = _Examination(store, connection, row, head, plan, leaving).entry(damage)
+            if entry.acts or entry.blockers:
+                entries.append(entry)
     with store._database.reader() as connection:
         return msgspec.structs.replace(
             plan,

@@ -614,11 +614,13 @@ class Store:
 
     def close(self) -> None:
         """Commit what is queued and close the file. Closing twice is fine."""
-        self._ownership.close()
-        self._writer.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        try:
+            self._ownership.close()
+        finally:
+            self._writer.close()
+            if self._folder is not None:
+                self._folder.cleanup()
+                self._folder = None
 
     def __enter__(self) -> Store:
         return self

@@ -2,13 +2,19 @@
 
 SQLite's write lock keeps commits correct but is no queue: who polls more often wins, and a process can
 starve for seconds. The kernel queues those who wait for `flock`. The lock is only about order: a writer
-that does not take it is still kept out by SQLite. The side file is empty and stays.
+that does not take it is still kept out by SQLite. The side file stays.
+
+It is empty, too, but for a byte for each time that the disk failed somebody: then what the write-ahead log shows may
+not be on the disk, and whoever has the file open must settle that before his next commit. That the file grew is known
+to all processes at once, whether the disk ever hears of it or not.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -22,14 +28,15 @@ else:
 class Turnstile:
     """One process's place at the side file. Not reentrant; held by one thread at a time."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_warnings")
 
     def __init__(self, path: str | None) -> None:
         """`path` None (a read-only store): there is nothing to wait for."""
-        self._fd = -1
+        self._fd, self._warnings = -1, 0
         if fcntl is not None and path is not None:
             mode = Path(path).stat().st_mode & 0o666
             self._fd = os.open(f"{path}-lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, mode)
+            self._warnings = os.fstat(self._fd).st_size
 
     def try_enter(self) -> bool:
         """Enter if nobody is inside."""
@@ -59,6 +66,22 @@ class Turnstile:
         """Let the next one in."""
         if self._fd >= 0:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def warn(self) -> None:
+        """Tell everybody who has the file open that the disk failed."""
+        if self._fd >= 0:
+            with suppress(OSError):  # it fails here, too: then who reopens the file settles it
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size + 1)
+
+    def is_warned(self) -> bool:
+        """Whether somebody was failed by the disk since the last `heed`."""
+        return self._fd >= 0 and os.fstat(self._fd).st_size != self._warnings
+
+    def heed(self, settle: Callable[[], object]) -> None:
+        """Settle what the warnings until now are about."""
+        warnings = os.fstat(self._fd).st_size
+        settle()
+        self._warnings = warnings
 
     def close(self) -> None:
         """Give the place up."""

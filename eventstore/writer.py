@@ -200,6 +200,8 @@ class Writer:
             self._is_connected = True
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        if self._turnstile.is_warned():
+            self._turnstile.heed(lambda: self._database.settle(self._connection))
 
     def _release(self) -> None:
         """Give back what this thread holds, however it was interrupted."""

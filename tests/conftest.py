@@ -90,14 +90,14 @@ def raw(path: str) -> Iterator[apsw.Connection]:
 
 
 @pytest.fixture
-def tamper(path: str, damage: Callable[..., int]) -> Callable[..., int]:
+def tamper(path: str, damage_file: Callable[..., int]) -> Callable[..., int]:
     """`tamper(sql, *parameters)`: damage the file past its guards; gives the number of rows changed."""
-    return partial(damage, path)
+    return partial(damage_file, path)
 
 
 @pytest.fixture
-def damage() -> Callable[..., int]:
-    """`damage(path, sql, *parameters)`: as `tamper`, of any file."""
+def damage_file() -> Callable[..., int]:
+    """`damage_file(path, sql, *parameters)`: as `tamper`, of any file."""
 
     def run(path: str | Path, sql: str, *parameters: Any) -> int:
         connection = apsw.Connection(str(path))

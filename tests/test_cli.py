@@ -274,11 +274,11 @@ def test_stats(run: Run, imported: Path) -> None:
     assert "crypto" not in text
 
 
-def test_verify(run: Run, imported: Path, damage: Callable[..., int]) -> None:
+def test_verify(run: Run, imported: Path, damage_file: Callable[..., int]) -> None:
     assert run("verify").stdout == "ok: 2 traces, 10 events, 0 bases\n"
     trace_id = of(run, "runs", "--name", "task-1")[0]["trace_id"]
     assert of(run, "verify", trace_id)["traces"] == 1
-    damage(imported, "UPDATE log SET body = replace(body, 'hi', 'ho') WHERE body LIKE '%\"hi\"%'")
+    damage_file(imported, "UPDATE log SET body = replace(body, 'hi', 'ho') WHERE body LIKE '%\"hi\"%'")
     text = run("verify", code=1).stdout
     assert f"{trace_id}    2  digest  the log" in text
     assert text.splitlines()[-1].startswith("1 problem: ")
@@ -363,7 +363,7 @@ def test_help_lists_the_commands_in_the_order_of_use(run: Run) -> None:
     assert re.findall(r"^  ([\w-]+)", commands, re.MULTILINE) == [
         "import", "import-langgraph", "run", "resume", "barriers", "decide", "cancel", "work", "tail",
         "runs", "threads", "state", "log", "checkpoints", "timeline", "diff", "blame", "why", "fork", "replay",
-        "export", "prune", "graph", "stats", "verify",
+        "export", "prune", "graph", "stats", "verify", "backup", "salvage",
     ]  # fmt: skip
     assert run("--version").stdout == f"eventstore, version {es.__version__}\n"
     exports = [("export", command) for command in main.commands["export"].commands]
@@ -371,13 +371,13 @@ def test_help_lists_the_commands_in_the_order_of_use(run: Run) -> None:
     assert all("--json" in run(*command, "--help").stdout for command in verbs + exports)
 
 
-def test_a_damaged_base_is_a_warning_in_one_line(run: Run, db: Path, damage: Callable[..., int]) -> None:
+def test_a_damaged_base_is_a_warning_in_one_line(run: Run, db: Path, damage_file: Callable[..., int]) -> None:
     with es.open(db) as store:
         trace = store.start({"items": []}, reducers={"items": es.Reducer.APPEND}, id="t1")
         for number in range(200):
             with trace.step("add") as step:
                 step.put("items", f"{number:0200}")
-    damage(db, "UPDATE base SET body = x'00'")
+    damage_file(db, "UPDATE base SET body = x'00'")
     result = run("state", "t1", "--json")
     assert len(json.loads(result.stdout)["items"]) == 200
     assert all(line.startswith("Warning: base ") for line in result.stderr.splitlines())

@@ -248,8 +248,8 @@ def test_what_cannot_be_read_at_all_is_one_line(run: Run, db: Path, text: bytes,
     )
 
 
-def test_a_damaged_trace_is_told_and_the_rest_written(run: Run, db: Path, damage: Callable[..., int]) -> None:
-    damage(db, "UPDATE log SET at_us = at_us + 1 WHERE trace = 1 AND first_seq = 10")
+def test_a_damaged_trace_is_told_and_the_rest_written(run: Run, db: Path, damage_file: Callable[..., int]) -> None:
+    damage_file(db, "UPDATE log SET at_us = at_us + 1 WHERE trace = 1 AND first_seq = 10")
     told = run("export", "jsonl", "a.jsonl", code=1)
     assert "damaged: " in told.stderr and "chat-1 is damaged at seq 10" in told.stderr and "1 damaged" in told.stdout
     [counts] = files(run, "--db", "b.db", "import", "a.jsonl", code=1)

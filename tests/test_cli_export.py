@@ -105,10 +105,10 @@ def test_a_store_that_does_not_exist_is_not_made(run, db):
     assert not (db.parent / "none.db").exists() and not (db.parent / "out.db").exists()
 
 
-def test_a_damaged_trace_is_told_and_the_others_are_exported(run, db, damage):
+def test_a_damaged_trace_is_told_and_the_others_are_exported(run, db, damage_file):
     with es.open(db) as store:
         store.drop_bases()
-    damage(db, "UPDATE log SET body = '[{\"key\":7}]' WHERE trace = 1 AND first_seq = 2")
+    damage_file(db, "UPDATE log SET body = '[{\"key\":7}]' WHERE trace = 1 AND first_seq = 2")
     told = run("out.db", code=1)
     assert "1 added" in told.stdout and "Error: eventstore.db: trace a1 is damaged at seq 2" in told.stderr
     assert runs() == ["b1"]

@@ -164,8 +164,8 @@ def test_an_erasure_says_who(run, db):
     connection.close()
 
 
-def test_a_damaged_trace_is_told_and_fails(run, db, damage):
-    damage(db, "UPDATE log SET at_us = at_us + 1 WHERE trace = 1 AND first_seq = 6")
+def test_a_damaged_trace_is_told_and_fails(run, db, damage_file):
+    damage_file(db, "UPDATE log SET at_us = at_us + 1 WHERE trace = 1 AND first_seq = 6")
     told = run("--trim", *NOW, "--keep-checkpoints", "0", "--yes", code=1).stdout
     assert "Skipped: t1, any: it is damaged: " in told and "seq 6" in told
     assert "Gone: " in told

@@ -131,9 +131,9 @@ def test_a_trace_that_cannot_be_replayed_has_its_line_and_the_others_go_on(run: 
     assert found[1]["ok"]
 
 
-def test_a_damaged_trace_has_its_line(run: Run, db: Path, damage: Callable[..., int]) -> None:
+def test_a_damaged_trace_has_its_line(run: Run, db: Path, damage_file: Callable[..., int]) -> None:
     t1 = "(SELECT id FROM trace WHERE trace_id = 't1')"
-    damage(db, f"UPDATE log SET body = '[{{]' WHERE first_seq > 1 AND trace = {t1}")
+    damage_file(db, f"UPDATE log SET body = '[{{]' WHERE first_seq > 1 AND trace = {t1}")
     first, second = cells(run("flow.py:graph", "--all", code=1))[1:]
     assert "damaged at seq" in " ".join(first) and second[4] == "ok"
 

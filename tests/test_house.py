@@ -22,7 +22,7 @@ CORE = ["errors", "event", "opaque", "readable", "codec", "fold", "reduce", "con
         "span", "spanning", "waiting", "axis", "chart", "picture"]  # fmt: skip
 SQL = ["database", "log", "bases", "retention", "checkpoints", "writer", "pending", "store", "reader", "statistics",
        "verify", "threads", "turnstile", "inbox", "ownership", "feed", "forks", "blockers", "retention_plan",
-       "retention_apply", "scopes", "scope_places", "encryption", "foreign", "attached",
+       "retention_apply", "scopes", "scope_places", "encryption", "foreign", "attached", "wal",
        "backup", "salvaging", "salvage_pages", "salvage_rows", "salvage_traces", "salvage_beside", "log_check",
        "row_check", "base_check"]  # fmt: skip
 

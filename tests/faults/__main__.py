@@ -11,7 +11,9 @@ import random
 import sys
 import tempfile
 import time
+from datetime import date
 from importlib import import_module
+from os import cpu_count
 from pathlib import Path
 
 import click
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .campaign import Run
-from .figures import markdown, print_failures, table
+from .figures import markdown, print_failures, put_into, table
 
 MODULES = (
     "cuts",
@@ -37,6 +39,8 @@ MODULES = (
     "salvaged",
     "mutants",
 )
+WIDTH = 150
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 MEMORY = Path("/dev/shm")
 
 
@@ -51,14 +55,16 @@ def campaigns():
 @click.option("--size", type=click.IntRange(1), help="About so many cases, instead of the campaign's own number.")
 @click.option("--seed", type=int, help="Of every random choice (default: a new one, which is printed).")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the figures there, too.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table as Markdown, for docs/reliability.md.")
+@click.option("--publish", is_flag=True, help="Put the table into docs/reliability.md; of a whole campaign only.")
 @click.option("--list", "only_list", is_flag=True, help="Say which campaigns there are.")
-def main(names, quick, size, seed, json_file, as_markdown, only_list):
+def main(names, quick, size, seed, json_file, publish, only_list):
     known = campaigns()
     if only_list:
         for one in known:
             click.echo(f"{one.name:16} {one.about} ({one.full:,}; quick: {one.quick:,})")
         return
+    if publish and (names or quick or size):
+        raise click.UsageError("--publish is of the whole campaign")
     if unknown := set(names) - {one.name for one in known}:
         raise click.UsageError(
             f"no campaign {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in known)}"
@@ -72,7 +78,9 @@ def main(names, quick, size, seed, json_file, as_markdown, only_list):
         *([f"--size {size}"] if size else []),
         f"--seed {seed}",
     ]
-    console = Console(stderr=as_markdown)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(" ".join(again), highlight=False)
     began = time.monotonic()
     results = run(chosen, quick, size, seed, console)
@@ -84,11 +92,13 @@ def main(names, quick, size, seed, json_file, as_markdown, only_list):
         Path(json_file).write_text(
             json.dumps({"seed": seed, "quick": quick, "results": figures}, indent=1) + "\n", "utf-8"
         )
-    if as_markdown:
-        click.echo(markdown(results))
-    else:
-        console.print(
-            table(results, f"{' '.join(again)} · {took_s:.0f} s", width=console.width if console.is_terminal else 160)
+    title = f"{' '.join(again)} · {took_s:.0f} s"
+    console.print(table(results, title, console.width))
+    if publish:
+        put_into(
+            DOCUMENT,
+            markdown(results),
+            f"`{' '.join(again)}`, {date.today().isoformat()}, {took_s:.0f} s on {cpu_count()} cores.",
         )
     print_failures(console, results)
     sys.exit(0 if all(result.holds for result in results) else 1)

@@ -25,16 +25,21 @@ def table(results, title, width):
 
 
 def markdown(results):
-    """The same for a document.
-
-    A cell holds no bar and no line break.
-    """
+    """The same for a document."""
     rows = [
         ["what was tried", "cases", "distinct", "lost", "control, which must lose"],
         ["---", "--:", "--:", "---", "---"],
     ]
     rows += [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in _cells(result)] for result in results]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def put_into(document, rows, told):
+    """Between the document's marks, with where the figures are from."""
+    begin, end = "<!-- faults -->\n", "<!-- /faults -->"
+    text = document.read_text("utf-8")
+    head, tail = text[: text.index(begin) + len(begin)], text[text.index(end) :]
+    document.write_text(f"{head}{rows}\n\n{told}\n{tail}", "utf-8")
 
 
 def print_failures(console, results):

@@ -15,10 +15,10 @@ import apsw
 
 import eventstore as es
 from eventstore.database import schema_scripts
-from eventstore.salvaging import salvage
 from eventstore.salvage_pages import Pages
 from eventstore.salvage_rows import ROOTS
 from eventstore.salvage_trees import Trees, records
+from eventstore.salvaging import salvage
 
 from . import sample
 from .campaign import Campaign, Control, Result
