@@ -8,13 +8,14 @@ IN_VENV := .venv/bin/python
 INSTALL := $(IN_VENV) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-check kills clean
+.PHONY: help demo test check bench bench-check faults faults-quick kills clean
 
 help:
 	@echo "make demo         install into .venv and audit the source of your Python (or DIR=path)"
-	@echo "make test         install, lint, type-check, smoke the benchmarks, and run every test"
+	@echo "make test         install, lint, type-check, smoke the benchmarks and the faults, and run every test"
 	@echo "make bench        measure everything, against a bare apsw program and other systems; 15 minutes (ARGS=\"peers-chat --repeat 5\")"
 	@echo "make bench-check  compare the noise-free figures with the committed ones"
+	@echo "make faults       pull plugs, kill, damage and forge; what was lost, beside a control that must lose; 10 minutes (ARGS=\"cuts --seed 7\")"
 	@echo "make kills        kill durable runs 300 times and check that none of them notices (ARGS=\"--seed 7\")"
 	@echo "make clean        remove .venv and what the tools leave behind"
 
@@ -32,6 +33,7 @@ check: .venv/installed-test
 	$(IN_VENV) -m benchmarks check
 	@rm -f .venv/quick.db*
 	$(IN_VENV) -m benchmarks run --quick --db .venv/quick.db
+	$(IN_VENV) -m tests.faults --quick
 
 bench: .venv/installed-test
 	$(IN_VENV) -m benchmarks run $(ARGS)
@@ -45,11 +47,18 @@ bench-check: .venv/installed-test
 
 .venv/installed-test: pyproject.toml | $(IN_VENV)
 	$(INSTALL) -e '.[test]'
+	$(INSTALL) --target .venv/encryption --upgrade --no-deps apsw-sqlite3mc || echo "no apsw-sqlite3mc for this platform: tests of encryption are skipped"
 	@touch .venv/installed $@
 
 $(IN_VENV):
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later was found; give one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+faults: .venv/installed-test
+	$(IN_VENV) -m tests.faults $(ARGS)
+
+faults-quick: .venv/installed-test
+	$(IN_VENV) -m tests.faults --quick $(ARGS)
 
 kills: .venv/installed-test
 	$(IN_VENV) -m tests.faults.kills --kills 300 $(ARGS)

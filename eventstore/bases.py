@@ -8,18 +8,20 @@ taken: the log alone is the truth. A root is a base that is part of the truth.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
-from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import apsw
 
 from .codec import as_column, decode_rows, state_size_bytes
+from .control import check_types
 from .errors import BaseCorrupted, LogCorrupted, StateError, Trimmed
 from .event import JsonRecord, utc
+from .foreign import go_on
 from .held import End, Held
 from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
 from .log import Segment, TraceRow, root_seq, rows
@@ -43,10 +45,13 @@ LISTED = (
     "SELECT seq, CASE WHEN parent IS NULL THEN 'whole' ELSE 'link' END, reason, length(CAST(body AS BLOB)), at_us"
     " FROM base WHERE trace = ? AND seq > ? AND seq <= ? ORDER BY seq"
 )
-_place = Struct("<qqqqqqq").pack
-_steps = Struct("<qqq").pack
+_place = struct.Struct("<qqqqqqq").pack
+_steps = struct.Struct("<qqq").pack
 
 
+NO_CHECKSUM = -1
+UNFOLDABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, StateError)
+"""What a fold of bytes that no engine wrote can raise: they decode, and are not what events or links look like."""
 EMPTY = 0
 """The parent of a link that begins at seq 1: the empty state."""
 
@@ -63,9 +68,12 @@ class Place(NamedTuple):
     base_bytes: int
 
     def checksum(self, body: bytes) -> int:
-        """crc32 over the place and a body."""
+        """crc32 over the place and a body; -1, which no row has, where damage left other types than numbers."""
         trace, seq, parent, *sizes = self
-        return crc32(body, crc32(_place(trace, seq, -1 if parent is None else parent, *sizes)))
+        try:
+            return crc32(body, crc32(_place(trace, seq, -1 if parent is None else parent, *sizes)))
+        except (struct.error, TypeError):
+            return NO_CHECKSUM
 
 
 class Base(NamedTuple):
@@ -84,7 +92,8 @@ class Base(NamedTuple):
 
     def is_sound(self) -> bool:
         """Whether the row is what was written."""
-        return self.checksum == Place(*self[1:8]).checksum(self.body)
+        found = Place(*self[1:8]).checksum(self.body)
+        return found != NO_CHECKSUM and found == self.checksum
 
 
 class BaseInfo(JsonRecord, frozen=True):
@@ -159,6 +168,8 @@ def restore(
 
     Raises LogCorrupted on a row that cannot be folded, Trimmed before the root.
     """
+    if not bases:
+        go_on(connection)
     bad: list[int] = []
     below = seq if step is None else before_step(connection, segments, step)[0]
     chain = _chain(connection, segments, below, bad, with_control, held) if bases and end is None else None
@@ -178,11 +189,13 @@ def restore(
     for first_seq, n, body in rows(connection, segments, base_seq):
         if step is not None and version and control.get("steps", 0) >= step:
             break
+        if first_seq != version + 1:
+            raise LogCorrupted(path, trace_id, version + 1, f"the next row begins at {first_seq}")
         try:
             limit = seq - first_seq + 1 if first_seq + n - 1 > seq else None
             fold_rows(folded_control, state, decode_rows(body), limit)
-        except (ValueError, TypeError, KeyError, StateError) as error:
-            raise LogCorrupted(path, trace_id, first_seq, str(error)) from error
+        except UNFOLDABLE as error:
+            raise LogCorrupted(path, trace_id, first_seq, _told(error)) from error
         version = first_seq + n - 1
         tail_rows += 1
         tail_events += n
@@ -204,9 +217,17 @@ def restore(
     )
 
 
+def _told(error: Exception) -> str:
+    """What is wrong with a body, where Python's own words say little."""
+    return str(error) if isinstance(error, ValueError | StateError) else f"no event looks so ({error!r})"
+
+
 def steps_checksum(trace: int, seq: int, steps: int) -> int:
-    """crc32 over a base's place and its number of steps."""
-    return crc32(_steps(trace, seq, steps))
+    """crc32 over a base's place and its number of steps; -1 where one of them is no number."""
+    try:
+        return crc32(_steps(trace, seq, steps))
+    except struct.error:
+        return NO_CHECKSUM
 
 
 def before_step(connection: apsw.Connection, segments: list[Segment], step: int) -> tuple[int, int]:
@@ -215,7 +236,7 @@ def before_step(connection: apsw.Connection, segments: list[Segment], step: int)
         place = (segment.trace, step, segment.after, segment.upto)
         rows: Any = connection.execute(BEFORE_STEP, place)
         for seq, steps, crc in rows:
-            if crc == steps_checksum(segment.trace, seq, steps):
+            if crc == steps_checksum(segment.trace, seq, steps) and crc != NO_CHECKSUM:
                 return seq, steps
         if root_seq(connection, segment.trace):
             break
@@ -234,9 +255,13 @@ def _root(
         row = connection.execute(ROOT, (segment.trace, min(seq, segment.upto))).fetchone()
         if row is not None:
             found, crc, body = row
-            if crc != root_checksum(segment.trace, found, body):
+            if crc != root_checksum(segment.trace, found, body) or crc == NO_CHECKSUM:
                 raise LogCorrupted(path, trace_id, found, "its root fails its checksum")
-            control, state = decode_whole(body)
+            try:
+                control, state = decode_whole(body)
+                check_types(control)
+            except ValueError as error:
+                raise LogCorrupted(path, trace_id, found, f"its root cannot be read: {error}") from error
             return control, state, found, len(body)
         trimmed = root_seq(connection, segment.trace)
         if trimmed:
@@ -257,7 +282,7 @@ def _chain(
         try:
             control, state, links = _apply_chain(connection, base.id, with_control, held)
             return control, state, base, links
-        except (ValueError, TypeError, StateError) as error:
+        except UNFOLDABLE as error:
             bad.append(base.id)
             warnings.warn(
                 f"base {base.id} at seq {base.seq} is ignored: {error}; the log is whole",
@@ -295,10 +320,13 @@ def _apply_chain(
     connection: apsw.Connection, base_id: int, with_control: bool, held: Held | None
 ) -> tuple[State, State, int]:
     links: list[Link] = []
-    below = base_id
+    below, above = base_id, base_id + 1
     control: State = {}
     state: State = {}
     while below != EMPTY:
+        if type(below) is not int or below >= above:
+            raise ValueError(f"its parent {below!r} is no older base")
+        above = below
         body = None if held is None else held.base(below)
         if body is not None:
             control, state = decode_whole(body)

@@ -16,7 +16,7 @@ import apsw
 
 from .checkpoint import Checkpoint, CheckpointTrigger
 from .codec import same
-from .errors import CheckpointNotFound, TraceNotFound
+from .errors import CheckpointNotFound, FileCorrupted, TraceNotFound
 from .event import DeltaOp, DeltaSource, StateDelta, utc
 from .log import boundary, find_trace
 from .pending import mark_statements
@@ -184,7 +184,10 @@ class CheckpointStore:
     def _many(self, sql: str, parameters: tuple[Any, ...]) -> builtins.list[Checkpoint]:
         with self._store._database.reader() as connection:
             rows: list[Any] = connection.execute(sql, parameters).fetchall()
-        return [self._checkpoint(*row) for row in rows]
+            try:
+                return [self._checkpoint(*row) for row in rows]
+            except (TypeError, ValueError, RecursionError) as error:
+                raise FileCorrupted(self._store.path, f"a row of its checkpoints: {error}") from error
 
     def _one(self, sql: str, parameters: tuple[Any, ...]) -> Checkpoint:
         return self._many(sql, parameters)[0]
@@ -200,6 +203,8 @@ class CheckpointStore:
         triggers: str,
         metadata: str | None,
     ) -> Checkpoint:
+        if type(seq) is not int:
+            raise TypeError(f"its seq is {seq!r}")
         store = self._store
         cost = None if metadata is None else ExecutionMetadata.from_json(metadata)
         return Checkpoint(

@@ -330,10 +330,19 @@ def state_size_bytes(state: dict[str, Any]) -> int:
     return 2 + sum(len(key) + 4 + size_bytes(value) for key, value in state.items())
 
 
-def encode_derived(value: Any, json_bytes: int) -> bytes:
-    """A base's body: msgpack, or JSON where that is smaller (many short floats)."""
-    packed = msgpack_encode(value)
-    if len(packed) > json_bytes:
+def encode_derived(value: Any, json_bytes: int | None) -> bytes:
+    """A base's body: msgpack, or JSON where that is smaller (many short floats) than `json_bytes` of msgpack.
+
+    Raises ValueError for what neither holds, and no append lets in: numbers beyond 64 bits beside opaque values.
+    """
+    try:
+        packed = msgpack_encode(value)
+    except OverflowError as error:
+        try:
+            return json_encode(value)
+        except TypeError:
+            raise ValueError(str(error)) from None
+    if json_bytes is not None and len(packed) > json_bytes:
         try:
             text = json_encode(value)
         except TypeError:

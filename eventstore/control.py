@@ -23,6 +23,7 @@ PARENTS_ALONE = ("decision/", "intent/", "retry/", "failed/")
 """What a fork does not inherit of its parent's run; nor a request to cancel."""
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
+MAX_EPOCH = 2**53
 
 
 def control_deltas(kind: str, data: Mapping[str, Any]) -> Sequence[ControlDelta]:
@@ -230,6 +231,34 @@ _DELTAS: Mapping[str, Any] = {
     "graph_changed": _graph_changed,
     "trace_reopened": _trace_reopened,
 }
+
+
+def check_types(control: Mapping[str, Any]) -> None:
+    """What everything that reads control takes for granted. Raises ValueError.
+
+    >>> check_types({"steps": 3, "next": None}); check_types({"steps": "x"})
+    Traceback (most recent call last):
+    ValueError: its control has 'steps' as 'x'
+    """
+    for key, value in control.items():
+        kind = key.partition("/")[0]
+        if kind in ("steps", "waits", "epoch", "visits", "raised"):
+            fits = type(value) is int and 0 <= value <= MAX_EPOCH
+        elif kind in ("name", "status", "graph_hash", "unrouted", "resolved", "failed", "reducer"):
+            fits = type(value) is str
+        elif kind == "next":
+            fits = value is None or type(value) is str
+        elif kind in ("held", "calls"):
+            fits = type(value) is list
+        elif kind in ("barrier", "intent", "retry", "decision", "cancel", "versions", "seen"):
+            fits = type(value) is dict
+        elif kind == "scope":
+            fits = type(value) is list and len(value) in (2, 3) and all(type(part) is str for part in value)
+        else:
+            has = {"name", "at", "updated", "format"}
+            fits = kind == "checkpoint" and type(value) is dict and value.keys() >= has
+        if not fits:
+            raise ValueError(f"its control has {key!r} as {value!r:.60}")
 
 
 def status_of(control: Mapping[str, Any]) -> str:

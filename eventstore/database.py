@@ -39,10 +39,11 @@ from .errors import (
     StoreBusy,
     StoreClosed,
     StoreHalted,
+    TooMuchWork,
     UnsupportedSQLite,
     WrongChainKey,
 )
-from .foreign import TooMuchWork, check_schema, harden, refill
+from .foreign import check_schema, harden, refill
 from .turnstile import Turnstile
 from .wal import settle
 

@@ -643,6 +643,20 @@ class NotAnEventStore(StorageError):
     """
 
 
+class ForeignSchema(NotAnEventStore):
+    """A file says that it is an event store, and its tables, views or triggers are not those of one.
+
+    Attributes: `path` (str), `object` (str, the first one that differs).
+
+    >>> print(ForeignSchema("runs.db", "view traces", "is not the one that this version writes"))
+    runs.db: it is not an event store of this version: its view traces is not the one that this version writes
+    """
+
+    def __init__(self, path: str, name: str, reason: str) -> None:
+        super().__init__(path, f"it is not an event store of this version: its {name} {reason}")
+        self.object = name
+
+
 class FormatTooNew(NotAnEventStore):
     """A newer version of this package wrote the file. Attributes: `found`, `known` (int).
 
@@ -673,6 +687,18 @@ class FileCorrupted(StorageError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, f"damaged ({reason}); `eventstore verify` names what, `salvage` saves the rest")
+
+
+class TooMuchWork(StorageError):
+    """A read took more steps than an honest file of that size can need, and was stopped. Attribute: `path` (str).
+
+    >>> print(TooMuchWork("runs.db"))
+    runs.db: a read was stopped: no sound file of its size takes so much work (it is damaged, or a trap)
+    """
+
+    def __init__(self, path: str) -> None:
+        reason = "no sound file of its size takes so much work (it is damaged, or a trap)"
+        super().__init__(path, f"a read was stopped: {reason}")
 
 
 class UnsupportedSQLite(StorageError):

@@ -18,6 +18,8 @@ from msgspec import UNSET
 from .opaque import json_hook
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+FIRST_US, LAST_US = ((end - EPOCH) // timedelta(microseconds=1) for end in (FIRST, LAST))
 
 
 class DeltaOp(StrEnum):
@@ -274,9 +276,12 @@ class Note(JsonRecord, frozen=True):
 
 
 def utc(at_us: int) -> datetime:
-    """Microseconds since 1970 as an aware datetime.
+    """Microseconds since 1970 as an aware datetime; the first or last one there is, for a time beyond.
 
-    >>> utc(1_700_000_000_000_001).isoformat()
-    '2023-11-14T22:13:20.000001+00:00'
+    >>> utc(1_700_000_000_000_001).isoformat(), utc(2**63 - 1).year
+    ('2023-11-14T22:13:20.000001+00:00', 9999)
     """
-    return EPOCH + timedelta(0, *divmod(at_us, 1_000_000))
+    try:
+        return EPOCH + timedelta(0, *divmod(at_us, 1_000_000))
+    except OverflowError:
+        return FIRST if at_us < 0 else LAST

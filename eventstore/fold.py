@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from .errors import DeltaApply
 from .event import StateDelta
 from .opaque import Opaque
@@ -27,6 +29,8 @@ def combine(current: Any, key: str, op: str, value: Any) -> Any:
     >>> combine(MISSING, "n", "sum", 2), combine([1, 2, 3], "l", "splice", {"start": 0, "count": 2, "items": [9]})
     (2, [9, 3])
     """
+    if value is UNSET:
+        raise DeltaApply(key, op, "it has no value")
     if op == "put":
         return value
     if op == "append":
@@ -40,7 +44,10 @@ def combine(current: Any, key: str, op: str, value: Any) -> Any:
         raise DeltaApply(key, op, f"the value is {_a(current)}, not a list to take {_a(value)}")
     if op == "sum":
         if type(current) is int and type(value) is int:
-            return current + value
+            total = current + value
+            if INT_MIN <= total <= INT_MAX:
+                return total
+            raise DeltaApply(key, op, f"the result {total} is beyond 64 bits")
         return value if current is MISSING else _number(key, op, current) + _number(key, op, value)
     if op == "max":
         return value if current is MISSING or _number(key, op, value) > _number(key, op, current) else current
@@ -66,7 +73,7 @@ def apply(state: dict[str, Any], key: str, op: str, value: Any) -> None:
     >>> state
     {'l': [1, 2]}
     """
-    if op == "put":
+    if op == "put" and value is not UNSET:
         state[key] = value
     elif op == "delete":
         state.pop(key, None)

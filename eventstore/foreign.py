@@ -18,7 +18,7 @@ from functools import cache
 
 import apsw
 
-from .errors import NotAnEventStore, StorageError
+from .errors import ForeignSchema
 
 SWITCHES = (
     (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),
@@ -47,48 +47,26 @@ LIMITS = (
 LENGTH_SLACK_BYTES = 16 * 1024 * 1024
 """A value can be that much longer than the file was a moment ago: others write to it."""
 MAX_LENGTH_BYTES = 1_000_000_000
-PACE_STEPS = 100_000
+PACE_STEPS = 20_000
 """How many steps of SQLite's machine pass between two looks at the budget."""
-BUDGET_STEPS = 50_000_000
-BUDGET_STEPS_A_BYTE = 20
-"""The most that a whole verification takes is about one step a byte; forks that are read anew each take their part."""
+BUDGET_STEPS = 500_000
+BUDGET_STEPS_A_BYTE = 5
+"""A whole verification takes less than one step a byte; more in a file of many forks, whose parents' logs are folded
+anew for each: that fold looks at every row, so it ends by itself, and has a budget of its own."""
 OBJECTS = "SELECT type, name, tbl_name, sql, rootpage FROM sqlite_schema LIMIT 1000"
-STATISTICS = {
+ADDED = {
     ("table", "sqlite_stat1", "sqlite_stat1"): "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
     ("table", "sqlite_stat4", "sqlite_stat4"): "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+    ("table", "_litestream_seq", "_litestream_seq"): (
+        "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)"
+    ),
+    ("table", "_litestream_lock", "_litestream_lock"): "CREATE TABLE _litestream_lock (id INTEGER)",
 }
-"""What ANALYZE leaves: a person may have run it."""
-_TOKENS = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[[^\]]*\]|`[^`]*`)|--[^\n]*|/\*.*?\*/|\s+", re.DOTALL)
+"""What a person's ANALYZE, or a tool that replicates the file, may have added."""
+_TOKENS = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[[^\]]*\]|`[^`]*`)|(?:--[^\n]*|/\*.*?\*/|\s)+", re.DOTALL)
 
 Object = tuple[str, str, str]
 Schema = dict[Object, str | None]
-
-
-class ForeignSchema(NotAnEventStore):
-    """A file says that it is an event store, and its tables, views or triggers are not those of one.
-
-    Attributes: `path` (str), `object` (str, the first one that differs).
-
-    >>> print(ForeignSchema("runs.db", "view traces", "is not the one that this version writes"))
-    runs.db is not an event store of this version: its view traces is not the one that this version writes
-    """
-
-    def __init__(self, path: str, name: str, reason: str) -> None:
-        StorageError.__init__(self, path, reason)
-        self.args = (f"{path} is not an event store of this version: its {name} {reason}",)
-        self.object = name
-
-
-class TooMuchWork(StorageError):
-    """A read took more steps than an honest file of that size can need, and was stopped. Attribute: `path` (str).
-
-    >>> print(TooMuchWork("runs.db"))
-    runs.db: a read was stopped: no sound file of its size takes so much work (it is damaged, or a trap)
-    """
-
-    def __init__(self, path: str) -> None:
-        reason = "no sound file of its size takes so much work (it is damaged, or a trap)"
-        super().__init__(path, f"a read was stopped: {reason}")
 
 
 def harden(connection: apsw.Connection, path: str) -> None:
@@ -103,7 +81,7 @@ def harden(connection: apsw.Connection, path: str) -> None:
         connection.config(switch, value)
     for limit, value in LIMITS:
         connection.limit(limit, value)
-    connection.execute("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY").fetchall()
+    connection.execute("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0").fetchall()
     refill(connection, path)
 
 
@@ -113,6 +91,15 @@ def refill(connection: apsw.Connection, path: str) -> None:
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, min(MAX_LENGTH_BYTES, size_bytes + LENGTH_SLACK_BYTES))
     budget = _budget((BUDGET_STEPS + BUDGET_STEPS_A_BYTE * size_bytes) // PACE_STEPS)
     connection.set_progress_handler(budget, PACE_STEPS)
+
+
+def go_on(connection: apsw.Connection) -> None:
+    """A new budget within a read transaction, before another one of many parts that each end by themselves.
+
+    Does nothing to a connection that is not hardened.
+    """
+    if connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, -1) == 0:
+        refill(connection, connection.filename)
 
 
 def _size_bytes(path: str) -> int:
@@ -156,7 +143,7 @@ def check_schema(connection: apsw.Connection, path: str, scripts: Sequence[str])
         if root:
             roots.append(root)
     expected = _made_by(tuple(scripts))
-    for key, sql in STATISTICS.items():
+    for key, sql in ADDED.items():
         if key in found and found[key] == sql:
             del found[key]
     if found != expected:

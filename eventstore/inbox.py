@@ -14,9 +14,9 @@ import apsw
 
 from . import log
 from .codec import decode_event, decode_rows
-from .errors import LogCorrupted
+from .errors import FileCorrupted, LogCorrupted
 from .event import BarrierDecided, BarrierRaised, Decision, JsonRecord, utc
-from .log import ROW_AT, LogRow
+from .log import ROW_AT
 
 if TYPE_CHECKING:
     from .store import Store
@@ -81,7 +81,10 @@ def barriers(
     now_us = time.time_ns() // 1000
     with store._database.reader() as connection:
         rows: list[Any] = connection.execute(sql, (*(after or (None, None)), trace_id, node, limit)).fetchall()
-        return [_info(connection, store.path, row, now_us) for row in rows]
+        try:
+            return [_info(connection, store.path, row, now_us) for row in rows]
+        except TypeError as error:
+            raise FileCorrupted(store.path, f"a row of its barriers: {error}") from error
 
 
 def _info(connection: apsw.Connection, path: str, row: Any, now_us: int) -> BarrierInfo:
@@ -119,12 +122,12 @@ def _event(connection: apsw.Connection, path: str, row_id: int, seq: int, kind: 
     if found is None:
         parent = log.trace_by_row(connection, row_id).parent
         return (None, None) if parent is None else _event(connection, path, parent, seq, kind)
-    row = LogRow._make(found)
+    row = log.log_row(connection, row_id, found, 0)
     if seq > row.last_seq:
         return None, None
     try:
         event = decode_event(decode_rows(row.body)[seq - row.first_seq])
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise LogCorrupted(path, log.trace_by_row(connection, row_id).trace_id, row.first_seq, str(error)) from error
     return (event, row.at_us) if isinstance(event, kind) else (None, None)
 

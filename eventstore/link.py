@@ -13,8 +13,11 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from .codec import Row, decode_derived, encode_derived, msgpack_encode
+from msgspec import UNSET
+
+from .codec import Row, decode_derived, encode_derived
 from .control import PARENTS_ALONE, control_deltas
+from .errors import DeltaApply
 from .fold import MISSING, apply, apply_control, combine
 from .opaque import Opaque
 
@@ -43,13 +46,15 @@ class NetEffect:
 
     def add(self, key: str, op: str, value: Any) -> None:
         """Take one delta; owns `value`. Raises DeltaApply."""
-        if op == "put":
+        if op == "put" and value is not UNSET:
             self.entries[key] = [_PUT, value]
             return
         if op == "delete":
             self.entries.pop(key, None)
             self.deleted[key] = None
             return
+        if value is UNSET or op not in CODE:
+            raise DeltaApply(key, op, "unknown op" if value is not UNSET else "it has no value")
         entry = self.entries.get(key)
         if entry is None:
             if key in self.deleted:
@@ -149,7 +154,7 @@ class Link:
         entries, control = self.state.entries, self.control
         for row in rows:
             if row.kind == "delta":
-                if row.op == "put":
+                if row.op == "put" and row.value is not UNSET:
                     entries[row.key] = [_PUT, row.value]
                 else:
                     self.state.add(row.key, row.op, row.value)
@@ -216,14 +221,14 @@ def decode_link(body: bytes) -> Link:
 
 def encode_whole(control: State, state: State, json_bytes: int | None = None) -> bytes:
     """A whole state's body; `json_bytes`, about the state's JSON size. Without it, what decodes fastest."""
-    return msgpack_encode([control, state]) if json_bytes is None else encode_derived([control, state], json_bytes)
+    return encode_derived([control, state], json_bytes)
 
 
 def decode_whole(body: bytes) -> tuple[State, State]:
     """`(control, state)` of a whole state. Raises ValueError."""
     try:
         control, state = decode_derived(body)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"not a whole state: {error}") from None
     if not isinstance(control, dict) or not isinstance(state, dict):
         raise ValueError("not a whole state: it holds no two objects")
@@ -237,7 +242,7 @@ def fold_rows(control: State | None, state: State, rows: Iterable[Row], limit: i
     """
     for row in rows if limit is None else islice(rows, limit):
         if row.kind == "delta":
-            if row.op == "put":
+            if row.op == "put" and row.value is not UNSET:
                 state[row.key] = row.value
             else:
                 apply(state, row.key, row.op, row.value)

@@ -136,8 +136,9 @@ class Reader:
         """The commit that holds `seq`; None where it was trimmed."""
         with self._database.reader() as connection:
             segments = log.lineage(connection, row, seq)
-            found: Any = connection.execute(log.ROW_AT, (segments[-1].trace, seq)).fetchone()
-        return None if found is None or found[0] + found[1] <= seq else LogRow._make(found)
+            raw: Any = connection.execute(log.ROW_AT, (segments[-1].trace, seq)).fetchone()
+            found = None if raw is None else log.log_row(connection, segments[-1].trace, raw, 0)
+        return None if found is None or found.last_seq < seq else found
 
     def forks(self, row: TraceRow) -> list[tuple[str, int, int]]:
         """The traces forked from this one: id, the last seq shared, and when (µs since 1970)."""
@@ -165,9 +166,9 @@ class Reader:
                 found = connection.execute(log.ROW_BY_APPEND_ID, (row.id, append_id)).fetchone()
             elif expected_version is not None:
                 found = connection.execute(log.ROW_AT, (row.id, expected_version + 1)).fetchone()
-        if found is None or found[2] != append_id:
-            return None
-        return LogRow._make(found)
+            if found is None or found[2] != append_id:
+                return None
+            return log.log_row(connection, row.id, found, 0)
 
     def nearest_base(self, row: TraceRow, seq: int) -> bases.Base | None:
         """Where the newest base at or before `seq` stands; its body is not read."""

@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 RETRY_WINDOW_S = 86_400.0
 INSERT_ROOT = (
-    "INSERT INTO root (trace, seq, at_us, digest, checksum, body, seal) SELECT ?1, ?2, ?3, ?4, ?5, ?6,"
-    " seal((SELECT trace_id FROM trace WHERE id = ?1), ?2, ?3, ?4, CAST(?6 AS BLOB))"
+    "INSERT INTO root (trace, seq, at_us, digest, checksum, body, created_us, seal) SELECT ?1, ?2, ?3, ?4, ?5, ?6,"
+    " created_us, seal(trace_id, created_us, ?2, ?3, ?4, CAST(?6 AS BLOB)) FROM trace WHERE id = ?1"
 )
 INSERT_TOMBSTONE = (
     "INSERT INTO tombstone (trace_id, trace, version, digest, erased_by, erased_us, seal)"
     " SELECT ?1, ?2, ?3, ?4, ?5, ?6, seal(?1, ?2, ?3, ?4, ?5, ?6)"
 )
 ROOT = (
-    "SELECT seq, at_us, digest, checksum, seal, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ?"
+    "SELECT seq, at_us, digest, checksum, created_us, seal, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq <= ?"
     " ORDER BY seq DESC LIMIT 1"
 )
 EXTENT = (
@@ -126,9 +126,9 @@ def _verified(connection: apsw.Connection, database: Database, trace: TraceRow, 
             if beyond := log.root_seq(connection, segment.trace):
                 raise Trimmed(trace.trace_id, segment.upto, at.version, beyond)
             continue
-        seq, root_us, digest, crc, seal, body = root
+        seq, root_us, digest, crc, created_us, seal, body = root
         owner = log.trace_by_row(connection, segment.trace).trace_id
-        is_sealed = chain_.is_sealed(seal, owner, seq, root_us, digest, body)
+        is_sealed = chain_.is_sealed(seal, owner, created_us, seq, root_us, digest, body)
         if crc != bases.root_checksum(segment.trace, seq, body) or not is_sealed:
             raise LogCorrupted(path, trace.trace_id, seq, "its root fails its checksum")
         control, state = decode_whole(body)

@@ -31,8 +31,11 @@ LATER = (
 LOWEST = "SELECT min(first_seq) FROM found WHERE trace = ?"
 UNNAMED = "SELECT count(*) FROM found WHERE trace = ?"
 ERASED = "SELECT trace_id FROM tombstone WHERE trace = ?"
-ROOTS = "SELECT seq, at_us, digest, checksum, seal, CAST(body AS BLOB) FROM root WHERE trace = ? ORDER BY seq DESC"
-ROOT = "SELECT at_us, CAST(body AS BLOB) FROM root WHERE trace = ? AND seq = ?"
+ROOTS = (
+    "SELECT seq, at_us, digest, checksum, created_us, seal, CAST(body AS BLOB) FROM root WHERE trace = ?"
+    " ORDER BY seq DESC"
+)
+ROOT = "SELECT coalesce(created_us, at_us), CAST(body AS BLOB) FROM root WHERE trace = ? AND seq = ?"
 OTHER_ROOTS = "DELETE FROM root WHERE trace = ? AND seq <> ?"
 DIGEST_AT = (
     "SELECT digest FROM log WHERE trace = ?1 AND first_seq + n - 1 = ?2 AND first_seq ="
@@ -195,9 +198,9 @@ class Judge:
     def _root(self, number: int, trace_id: str) -> tuple[int, bytes] | None:
         """Where a trimmed trace begins; one that does not hold is dropped."""
         roots: list[Any] = self.connection.execute(ROOTS, (number,)).fetchall()
-        for seq, at_us, digest, crc, seal, body in roots:
+        for seq, at_us, digest, crc, created_us, seal, body in roots:
             is_sound = crc == root_checksum(number, seq, body)
-            if is_sound and self.chain.is_sealed(seal, trace_id, seq, at_us, digest, body):
+            if is_sound and self.chain.is_sealed(seal, trace_id, created_us, seq, at_us, digest, body):
                 return seq, digest
         return None
 

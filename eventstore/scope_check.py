@@ -16,10 +16,13 @@ import msgspec
 from . import log, scope_places, scopes
 from .codec import same
 from .errors import EventStoreError
+from .log_check import DAMAGE
 from .scopes import Scope, ScopeCheckpoint
 
 if TYPE_CHECKING:
     import apsw
+
+    from .chain import Chain
 
 
 class Fault(NamedTuple):
@@ -30,15 +33,36 @@ class Fault(NamedTuple):
     reason: str
 
 
-def faults(connection: apsw.Connection, trace: int | None, damaged: Container[int]) -> Iterator[Fault]:
-    """What does not hold of the rows that stand on a trace, or of all. Rows on `damaged` traces are not judged."""
+def checks(
+    connection: apsw.Connection, chain: Chain, trace: int | None, damaged: Container[int]
+) -> Iterator[Iterator[Fault]]:
+    """What does not hold of the rows that stand on a trace, or of all; one check a scope, so that each can fail alone.
+
+    Rows on `damaged` traces are not judged.
+    """
+    yield _strays(connection, trace)
+    for scope_id in scope_places.scope_ids(connection, trace):
+        yield _unsealed(connection, chain, scope_id)
+        yield _faults(connection, scope_id, trace, damaged)
+
+
+def _strays(connection: apsw.Connection, trace: int | None) -> Iterator[Fault]:
     for row_id, stray in connection.execute(scope_places.STRAY).fetchall():
         if trace is None or row_id == trace:
             yield Fault(None, 0, f"trace {row_id} is read by scope {stray}, which does not exist")
-    for scope_id in scope_places.scope_ids(connection, trace):
-        scope = scopes.by_id(connection, scope_id)
-        if scope is not None:
-            yield from _ScopeCheck(connection, scope, damaged).faults(trace)
+
+
+def _unsealed(connection: apsw.Connection, chain: Chain, scope_id: int) -> Iterator[Fault]:
+    """Whose thread it is, a renamed one could not be told from a copy by."""
+    for *named, seal in connection.execute(scope_places.SEALED, (scope_id,)):
+        if not chain.is_sealed(seal, "scope", *named):
+            yield Fault(None, 0, f"the names of scope {scope_id}, {named}, are not what was sealed")
+
+
+def _faults(connection: apsw.Connection, scope_id: int, trace: int | None, damaged: Container[int]) -> Iterator[Fault]:
+    scope = scopes.by_id(connection, scope_id)
+    if scope is not None:
+        yield from _ScopeCheck(connection, scope, damaged).faults(trace)
 
 
 class _ScopeCheck:
@@ -53,7 +77,11 @@ class _ScopeCheck:
 
     def faults(self, only: int | None) -> Iterator[Fault]:
         """What does not hold; of the rows that stand on the trace `only`, where that is one."""
-        needed: set[int] = set() if self.scope.journal is None else {self.scope.journal}
+        journal = self.scope.journal
+        needed: set[int] = set() if journal is None else {journal}
+        is_judged = journal in self.held and only in (None, journal) and journal not in self.damaged
+        if journal is not None and is_judged and not scope_places.is_journal(self.connection, journal):
+            yield Fault(self.trace_id(journal), 0, f"thread {self.label} has it for its journal, and it is none")
         for row in scopes.every(self.connection, self.scope.id).values():
             try:
                 places = row.written
@@ -80,7 +108,7 @@ class _ScopeCheck:
             return
         try:
             said = scope_places.recorded(self.connection, log.trace_by_row(self.connection, row.trace), row.seq)
-        except (EventStoreError, ValueError) as error:
+        except (EventStoreError, *DAMAGE) as error:
             yield self.fault(row.trace, row.seq, row, f"what the log says of it cannot be read: {error}")
             return
         if said is None or said.name != row.name:

@@ -11,11 +11,13 @@ import apsw
 
 from . import bases, log
 from .codec import decode_some
-from .log import LogRow, TraceRow
+from .errors import LogCorrupted
+from .log import TraceRow
 from .scope_event import CheckpointPut, WritesPut
 from .scopes import COLUMNS, ScopeCheckpoint, checkpoint
 
 EVERY = "SELECT id FROM scope ORDER BY id"
+SEALED = "SELECT adapter, thread_id, namespace, seal FROM scope WHERE id = ?"
 OF_TRACE = "SELECT scope FROM scope_trace WHERE trace = ?"
 READERS = (
     "SELECT s.adapter, s.thread_id FROM scope_trace r JOIN scope s ON s.id = r.scope WHERE r.trace = ? ORDER BY s.id"
@@ -62,8 +64,10 @@ def is_journal(connection: apsw.Connection, trace: int) -> bool:
     """Whether the trace holds writes that wait, and no checkpoints: it has no state that anyone restores."""
     raw: Any = connection.execute(log.ROW_AT, (trace, 1)).fetchone()
     try:
-        return raw is not None and bool(decode_some(LogRow._make(raw).body, {"writes_put": WritesPut}))
-    except ValueError:
+        return raw is not None and bool(
+            decode_some(log.log_row(connection, trace, raw, 0).body, {"writes_put": WritesPut})
+        )
+    except (ValueError, LogCorrupted):
         return False  # damaged, which `verify` names
 
 
@@ -107,7 +111,7 @@ def written_at(connection: apsw.Connection, trace: int, seq: int) -> str | None:
     raw: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
     if raw is None:
         return None
-    row = LogRow._make(raw)
+    row = log.log_row(connection, trace, raw, 0)
     found = dict(decode_some(row.body, {"writes_put": WritesPut})) if seq <= row.last_seq else {}
     event = found.get(seq - row.first_seq)
     return None if event is None else str(event.checkpoint)
@@ -116,7 +120,7 @@ def written_at(connection: apsw.Connection, trace: int, seq: int) -> str | None:
 def _put_at(connection: apsw.Connection, trace: int, seq: int) -> tuple[int, CheckpointPut] | None:
     """Where the commit that ends there begins, and the checkpoint that it ends with."""
     raw: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
-    row = None if raw is None else LogRow._make(raw)
+    row = None if raw is None else log.log_row(connection, trace, raw, 0)
     if row is None or row.last_seq != seq:
         return None
     event = dict(decode_some(row.body, {"checkpoint_put": CheckpointPut})).get(row.n - 1)

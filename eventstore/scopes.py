@@ -14,11 +14,15 @@ import apsw
 import msgspec
 
 from . import log, retention
+from .errors import FileCorrupted
 from .pending import Statement
 from .writer import TRACE_ROW
 
 SCOPE = "(SELECT id FROM scope WHERE adapter = ?1 AND thread_id = ?2 AND namespace = ?3)"
-ENTER = "INSERT OR IGNORE INTO scope (adapter, thread_id, namespace) VALUES (?, ?, ?)"
+ENTER = (
+    "INSERT OR IGNORE INTO scope (adapter, thread_id, namespace, seal) VALUES (?1, ?2, ?3, seal('scope', ?1, ?2, ?3))"
+)
+NUMBERS, TEXTS = (int, type(None)), (str, type(None))
 READ_TRACE = f"INSERT OR IGNORE INTO scope_trace (trace, scope) VALUES (?4, {SCOPE})"
 SET_JOURNAL = "UPDATE scope SET journal = ?4 WHERE adapter = ?1 AND thread_id = ?2 AND namespace = ?3"
 # The scope that reads the trace: NULL where it was deleted meanwhile, which the table refuses. A new trace has one.
@@ -143,28 +147,35 @@ def by_id(connection: apsw.Connection, scope: int) -> Scope | None:
     return None if row is None else Scope._make(row)
 
 
+def _made(connection: apsw.Connection, row: Any) -> ScopeCheckpoint:
+    found = ScopeCheckpoint._make(row)
+    if type(found.seq) not in NUMBERS or type(found.trace) not in NUMBERS or type(found.metadata) not in TEXTS:
+        raise FileCorrupted(connection.filename, f"the row of checkpoint {found.name!r} of a thread holds other types")
+    return found
+
+
 def checkpoint(connection: apsw.Connection, scope: int, name: str) -> ScopeCheckpoint | None:
     """A scope's checkpoint of that name, whatever its status."""
     row: Any = connection.execute(CHECKPOINT, (scope, name)).fetchone()
-    return None if row is None else ScopeCheckpoint._make(row)
+    return None if row is None else _made(connection, row)
 
 
 def named(connection: apsw.Connection, key: ScopeKey, name: str) -> ScopeCheckpoint | None:
     """As `checkpoint`, by the scope's name."""
     row: Any = connection.execute(NAMED, (*key, name)).fetchone()
-    return None if row is None else ScopeCheckpoint._make(row)
+    return None if row is None else _made(connection, row)
 
 
 def latest(connection: apsw.Connection, key: ScopeKey) -> ScopeCheckpoint | None:
     """The live checkpoint of a scope whose name is the greatest."""
     row: Any = connection.execute(LATEST, key).fetchone()
-    return None if row is None else ScopeCheckpoint._make(row)
+    return None if row is None else _made(connection, row)
 
 
 def every(connection: apsw.Connection, scope: int) -> dict[str, ScopeCheckpoint]:
     """All rows of a scope, by name."""
     rows: Any = connection.execute(EVERY, (scope,))
-    return {row[1]: ScopeCheckpoint._make(row) for row in rows}
+    return {row[1]: _made(connection, row) for row in rows}
 
 
 def page(
@@ -184,7 +195,7 @@ def page(
         rows = connection.execute(PAGE_OF_THREAD, (thread_id, *after, adapter))
     else:
         rows = connection.execute(PAGE_OF_ALL, (None, *after, adapter))
-    return [ScopeCheckpoint._make(row) for row in rows]
+    return [_made(connection, row) for row in rows]
 
 
 def enter(connection: apsw.Connection, key: ScopeKey) -> Scope:

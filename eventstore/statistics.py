@@ -9,7 +9,6 @@ from . import bases, log, scope_places
 from .codec import state_size_bytes
 from .errors import LogCorrupted
 from .event import JsonRecord
-from .log import TraceRow
 from .policy import RESTORE_SLACK_BYTES
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def store_stats(store: Store) -> StoreStats:
         traces = []
         for row in connection.execute(TRACE_FIGURES).fetchall():
             figures: tuple[Any, ...] = row[7:]
-            trace, (log_bytes, count, base_bytes) = TraceRow._make(row[:7]), figures
+            trace, (log_bytes, count, base_bytes) = log.trace_row(connection, row[:7]), figures
             try:
                 version = log.head(connection, trace).version
             except LogCorrupted:  # `verify` names it

@@ -15,9 +15,9 @@ import msgspec
 
 from . import log
 from .codec import decode_some
-from .errors import LogCorrupted
+from .errors import FileCorrupted, LogCorrupted
 from .event import NodeExecuted, utc
-from .log import LogRow, Segment
+from .log import Segment
 
 if TYPE_CHECKING:
     import apsw
@@ -140,6 +140,8 @@ def threads(
 
 def _thread(connection: apsw.Connection, adapter: str, thread_id: str) -> ThreadInfo:
     rows: Any = connection.execute(NAMESPACES, (adapter, thread_id)).fetchall()
+    if not rows:
+        raise FileCorrupted(connection.filename, f"thread {thread_id!r} is listed, and has no rows")
     newest, scope = next(((name, scope) for _, _, _, name, scope in rows if name is not None), (None, None))
     place: Any = connection.execute(STANDS, (scope, newest)).fetchone() or (None, None, None)
     trace_id, trace, seq = place
@@ -186,7 +188,10 @@ def _checkpoint(
     writes: int,
 ) -> ThreadCheckpoint:
     at, node = _commit(connection, trace_id, trace, seq)
-    metadata = None if kept is None else json.loads(kept)
+    try:
+        metadata = None if kept is None else json.loads(kept)
+    except (ValueError, TypeError, RecursionError):
+        metadata = None  # damaged, which `verify` names
     told = metadata if isinstance(metadata, dict) else {}
     return ThreadCheckpoint(
         name,
@@ -211,7 +216,7 @@ def _commit(connection: apsw.Connection, trace_id: str, trace: int, seq: int) ->
     row: Any = connection.execute(log.ROW_AT, (trace, seq)).fetchone()
     if row is None:
         raise LogCorrupted(connection.filename, trace_id, seq, "a checkpoint stands where there is no commit")
-    commit = LogRow._make(row)
+    commit = log.log_row(connection, trace, row, 0)
     try:
         executed = [event.node for _, event in decode_some(commit.body, _EXECUTED)]
     except ValueError as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from .bases import UNFOLDABLE
 from .codec import decode_some
 from .errors import LogCorrupted, Trimmed
 from .event import utc
@@ -86,7 +87,11 @@ class Reading:
         control = reader.restore(self.row.trace_id, self.trimmed_seq)[2].control
         place = self._place(self.trimmed_seq, reader.root_us(self.row, self.trimmed_seq))
         self.started_at = place.at
-        self.fold.begin(control, place)
+        try:
+            self.fold.begin(control, place)
+        except UNFOLDABLE as error:
+            told = f"its root holds what no trim wrote ({error!r})"
+            raise LogCorrupted(self._store.path, self.row.trace_id, self.trimmed_seq, told) from error
 
     def _place(self, seq: int, at_us: int) -> Place:
         owner = owner_of(self.row.trace_id, self.ancestors, seq) if self.ancestors else self.row.trace_id

@@ -148,7 +148,7 @@ class Transcript:
 
     def _document(self, stream: IO[bytes]) -> Iterator[SourceRun | MalformedRun]:
         try:
-            data = stream.read(MAX_JSON_BYTES + 1)
+            data = _read(stream, MAX_JSON_BYTES + 1)
             if len(data) > MAX_JSON_BYTES:
                 raise ValueError(f"longer than {MAX_JSON_BYTES} bytes; write one run a line (.jsonl)")
             text = data.decode("utf-8-sig")
@@ -187,6 +187,15 @@ class Transcript:
 
     def _bad(self, line: int, reason: str) -> MalformedRun:
         return MalformedRun(str(self.path), line, reason)
+
+
+def _read(stream: IO[bytes], most: int) -> bytes:
+    """Up to so many bytes, piece by piece: a stream asked for all at once sets aside memory for all."""
+    pieces: list[bytes] = []
+    while most > 0 and (piece := stream.read(min(most, 1 << 20))):
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
 
 
 def import_transcript(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import bases, log
 from .codec import decode_rows
-from .errors import LogCorrupted, StateError
+from .errors import LogCorrupted
 from .link import decode_link, decode_whole, fold_rows
 from .opaque import Opaque
 from .recent import Recent
@@ -117,7 +117,7 @@ class Windows:
                             del window[oldest]
                 else:
                     fold_rows(control, state, decode_rows(body))
-            except (ValueError, TypeError, KeyError, StateError) as error:
+            except bases.UNFOLDABLE as error:
                 raise LogCorrupted(self._store.path, row.trace_id, first_seq, str(error)) from error
         if not is_known and last == seq:
             return None, {seq: Snapshot(state, control)}
@@ -148,7 +148,7 @@ class Windows:
                 else:
                     state, control = _own(found.state), _own(found.control)
                     decode_link(base.body).apply(control, state)
-            except (ValueError, TypeError, StateError):
+            except bases.UNFOLDABLE:
                 return None
             found = Snapshot(state, control)
             with self._lock:

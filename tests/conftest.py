@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,12 @@ def raw(path: str) -> Iterator[apsw.Connection]:
     connection.create_scalar_function("seal", Chain().seal, -1)
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def bytes_of() -> Callable[[Path], bytes]:
+    """`bytes_of(file)`: read by another process, since closing an open store's file here would drop its locks."""
+    return lambda file: subprocess.run(["cat", str(file)], capture_output=True, check=True).stdout
 
 
 @pytest.fixture

@@ -385,7 +385,7 @@ def test_a_damaged_base_is_a_warning_in_one_line(run: Run, db: Path, damage_file
 
 
 def test_what_nobody_foresaw_is_a_line_too(run: Run, imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise TypeError("no\x1brow")
 
     monkeypatch.setattr(es.Store, "verify", broken)

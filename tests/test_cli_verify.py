@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -35,8 +36,7 @@ def kept(run, tmp_path):
 
 
 def heads(kept):
-    with open(kept) as file:
-        return json.load(file)["heads"]
+    return json.loads(Path(kept).read_text("utf-8"))["heads"]
 
 
 def test_a_log_that_grew_has_its_earlier_heads(file, run, kept):

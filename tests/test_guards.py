@@ -103,7 +103,7 @@ def test_a_rowid_is_positive(guarded):
 @pytest.mark.parametrize(
     ("table", "row"),
     [
-        ("root", "(1, 1, 0, zeroblob(16), 0, '[]', 0)"),
+        ("root", "(1, 1, 0, zeroblob(16), 0, '[]', 0, 0)"),
         ("tombstone", "('gone', 77, 1, zeroblob(16), NULL, 0, 0)"),
         ("base", "(7, 1, 1, NULL, 2, 2, 2, 2, 0, 0, 'crc32', 0, 0, 'test', '[]')"),
     ],
@@ -118,7 +118,7 @@ def test_rows_of_other_tables_are_written_once(guarded, table, row):
 
 @pytest.mark.parametrize(
     ("table", "row"),
-    [("root", "(1, 1, 0, zeroblob(16), 0, '[]', 0)"), ("tombstone", "('gone', 77, 1, zeroblob(16), NULL, 0, 0)")],
+    [("root", "(1, 1, 0, zeroblob(16), 0, '[]', 0, 0)"), ("tombstone", "('gone', 77, 1, zeroblob(16), NULL, 0, 0)")],
 )
 def test_roots_and_tombstones_are_neither_deleted_nor_replaced(guarded, table, row):
     guarded.execute(f"INSERT INTO {table} VALUES {row}")
@@ -153,7 +153,7 @@ def test_a_base_may_be_deleted_since_it_is_derived(guarded):
 
 
 def test_history_goes_only_behind_a_root(guarded):
-    guarded.execute("INSERT INTO root VALUES (1, 1, 0, zeroblob(16), 0, '[]', 0)")
+    guarded.execute("INSERT INTO root VALUES (1, 1, 0, zeroblob(16), 0, '[]', 0, 0)")
     refused(guarded, "DELETE FROM log WHERE first_seq = 2", message="the log is immutable")
     guarded.execute("DELETE FROM log WHERE first_seq = 1")
     assert guarded.execute("SELECT first_seq FROM log").fetchall() == [(2,)]

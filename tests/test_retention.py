@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import eventstore as es
@@ -182,12 +180,12 @@ def secret(path):
     return secret
 
 
-def test_an_erased_trace_leaves_nothing_in_any_file(path, tmp_path, secret):
+def test_an_erased_trace_leaves_nothing_in_any_file(path, tmp_path, secret, bytes_of):
     with es.open(path) as store:
-        assert secret.encode() in Path(path).read_bytes()
+        assert secret.encode() in bytes_of(path)
         (removed,) = store.erase("t1", by="ana")
         assert removed.trace_id == "t1" and removed.rows == 54 and removed.freed_bytes > 0
-        assert not [file.name for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
+        assert not [file.name for file in tmp_path.iterdir() if secret.encode() in bytes_of(file)]
         assert store.verify().ok
         assert store.state_at("t2") == {"n": 1}
 
@@ -261,7 +259,7 @@ def test_a_trimmed_trace_can_be_erased(store, run):
     assert store.traces() == [] and store.verify().ok
 
 
-def test_a_trace_whose_log_is_gone_can_be_erased_with_its_bases(path, tmp_path, secret, tamper, raw):
+def test_a_trace_whose_log_is_gone_can_be_erased_with_its_bases(path, tmp_path, secret, tamper, raw, bytes_of):
     with es.open(path) as store:
         tamper("DELETE FROM log WHERE trace = 1")
         with pytest.raises(es.LogCorrupted):
@@ -271,7 +269,7 @@ def test_a_trace_whose_log_is_gone_can_be_erased_with_its_bases(path, tmp_path, 
         found = raw.execute("SELECT version, digest, erased_by FROM tombstone").fetchall()
         assert found == [(0, bytes(16), "ana")]
         assert raw.execute("SELECT count(*) FROM base WHERE trace = 1").get == 0
-        assert not [file.name for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
+        assert not [file.name for file in tmp_path.iterdir() if secret.encode() in bytes_of(file)]
         with pytest.raises(es.TraceErased):
             store.open_trace("t1")
         assert store.verify().ok

@@ -11,10 +11,10 @@ from faults import sample
 from faults.salvaged import copied
 
 import eventstore as es
-from eventstore.salvaging import salvage
 from eventstore.salvage_pages import Pages
 from eventstore.salvage_rows import ROOTS
 from eventstore.salvage_trees import Trees, Unreadable, decoded, records, varint
+from eventstore.salvaging import salvage
 from eventstore.transfer import dump
 
 PAGE = 4096

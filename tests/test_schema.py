@@ -146,6 +146,7 @@ def downgrade(path):
     trigger = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'base_no_update'").fetchone()[0]
     for sql in (
         *(f"ALTER TABLE {table} DROP COLUMN seal" for table in ("root", "checkpoint", "tombstone")),
+        "ALTER TABLE root DROP COLUMN created_us",
         "DROP TABLE chain_key",
         "DROP VIEW threads", *(f"DROP TABLE {table}" for table in ("scope_checkpoint", "scope_trace", "scope")),
         "DROP VIEW bases", "DROP INDEX tombstone_trace", "ALTER TABLE base RENAME TO base_5", table,

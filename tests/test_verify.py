@@ -290,7 +290,203 @@ def test_a_checkpoint_off_the_boundaries_is_found(file, tamper, seq):
     assert found(file) == [(VICTIM, seq, "checkpoint")]
 
 
+# What the log does not say, and what is beside it
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["name = 'another'", "created_us = created_us - 1", "created_us = created_us + 1"],
+)
+def test_a_trace_that_is_listed_otherwise_than_it_began_is_found(file, tamper, change):
+    tamper(f"UPDATE trace SET {change} WHERE id = 1")
+    assert found(file) == [(VICTIM, 0, "trace")]
+
+
+def test_a_barrier_that_is_said_to_wait_longer_is_found(file, tamper):
+    with es.open(file) as store:
+        store.open_trace(VICTIM).raise_barrier("ask")
+    tamper("UPDATE barrier SET raised_us = raised_us - 1")
+    assert found(file) == [(VICTIM, 0, "barrier")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["node = 'else'", "graph_hash = 'ff'", "triggers = '[]'", "metadata = '{}'", "created_us = 0", "seal = 1",
+     "checkpoint_id = 'x'"],
+)  # fmt: skip
+def test_a_checkpoint_that_is_not_what_was_sealed_is_found(file, tamper, change):
+    tamper(f"UPDATE checkpoint SET {change}")
+    assert found(file) == [(VICTIM, 33, "checkpoint")]
+
+
+def test_a_checkpoint_moved_to_another_commit_is_found(file, tamper):
+    tamper("UPDATE checkpoint SET seq = 29")
+    assert found(file) == [(VICTIM, 29, "checkpoint")]
+
+
+@pytest.mark.parametrize("change", ["at_us = at_us + 1", "digest = zeroblob(16)", "seal = 0", "checksum = 0"])
+def test_a_root_that_is_not_what_was_sealed_is_found(file, tamper, change):
+    with es.open(file) as store:
+        store.trim(VICTIM, before=17, retry_window_s=0)
+        assert store.verify().ok
+    tamper(f"UPDATE root SET {change}")
+    assert found(file) == [(VICTIM, 17, "root")]
+
+
+def test_a_trimmed_trace_cannot_be_younger_than_its_root(file, tamper):
+    with es.open(file) as store:
+        store.trim(VICTIM, before=17, retry_window_s=0)
+    tamper("UPDATE trace SET created_us = 9000000000000000 WHERE id = 1")
+    assert found(file) == [(VICTIM, 0, "trace")]
+
+
+@pytest.mark.parametrize("change", ["erased_by = 'me'", "erased_us = 0", "version = 1", "digest = zeroblob(16)"])
+def test_a_tombstone_that_is_not_what_was_sealed_is_found(file, tamper, change):
+    with es.open(file) as store:
+        store.erase(VICTIM, by="ana")
+        assert store.verify().ok
+    tamper(f"UPDATE tombstone SET {change}")
+    assert [(trace_id, check) for trace_id, _, check in found(file)] == [(VICTIM, "tombstone")]
+
+
+def test_a_tombstone_that_was_taken_away_is_missed(file, tamper):
+    with es.open(file) as store:
+        store.erase(VICTIM)
+    tamper("DELETE FROM tombstone")
+    assert found(file) == [("row 1", 0, "tombstone")]
+
+
+def test_a_trace_that_was_taken_away_whole_is_missed(file, tamper):
+    for table in ("checkpoint", "base", "log"):
+        tamper(f"DELETE FROM {table} WHERE trace = 1")
+    tamper("DELETE FROM trace WHERE id = 1")
+    assert found(file) == [("row 1", 0, "tombstone")]
+
+
+def test_a_graph_under_a_hash_that_is_not_its_own_is_found(file, tamper):
+    graph = es.Graph("ask").barrier("ok", prompt="Go on?").start("ok").end("ok")
+    with es.open(file) as store:
+        es.run(graph, store, id="run")
+        assert store.verify().ok
+    tamper("UPDATE graph SET definition = replace(definition, 'barrier', 'node')")
+    assert found(file) == [("-", 0, "graph")]
+
+
+@pytest.mark.parametrize("change", ["epoch = 1", "due_us = 5"])
+def test_a_lease_that_the_log_contradicts_is_found(file, tamper, change):
+    graph = es.Graph("ask").barrier("first").barrier("then").edge("first", "then").start("first").end("then")
+    with es.open(file) as store:
+        es.run(graph, store, id="run")
+        store.decide("run", "first", es.Approve())
+        es.resume(graph, store, "run")
+        assert store.verify().ok
+    tamper(f"UPDATE lease SET {change}")
+    assert found(file) == [("run", 0, "lease")]
+
+
+def test_a_guard_that_is_another_one_is_found(file, raw):
+    raw.execute("DROP TRIGGER log_no_update")
+    assert found(file) == [("-", 0, "schema")]
+
+
+def test_a_name_that_is_no_text_is_named_and_hides_no_other_trace(file, tamper):
+    tamper("UPDATE trace SET name = CAST(x'ff41' AS TEXT) WHERE id = 1")
+    assert found(file) == [("row 1", 0, "trace"), (VICTIM, 0, "trace")]
+
+
+# Heads that are kept elsewhere
+
+
+def test_a_head_is_found_where_it_stood_though_the_log_has_grown(file):
+    with es.open(file) as store:
+        heads = store.verify().heads
+        store.append(VICTIM, [es.StateDelta.put("n", 1)])
+        report = store.verify(heads=heads)
+        assert report.ok and report.anchors == {VICTIM: 33, OTHER: 33}
+        assert store.verify(VICTIM, heads=heads).anchors == {VICTIM: 33}
+
+
+def test_a_cut_off_tail_is_named_by_the_head_kept_elsewhere(file, tamper):
+    with es.open(file) as store:
+        heads = store.verify().heads
+    tamper("DELETE FROM checkpoint")
+    tamper("DELETE FROM base WHERE trace = 1 AND seq > 29")
+    tamper("DELETE FROM log WHERE trace = 1 AND first_seq = 30")
+    with es.open(file) as store:
+        assert store.verify().ok
+        report = store.verify(heads=heads)
+    assert [(p.trace_id, p.seq, p.check) for p in report.problems] == [(VICTIM, 30, "head")]
+    assert report.anchors == {OTHER: 33}
+
+
+def test_the_head_of_a_trace_that_is_gone_is_looked_for(file):
+    with es.open(file) as store:
+        heads = store.verify().heads
+        store.append(VICTIM, [es.StateDelta.put("n", 1)])
+        newest = store.verify().heads
+        store.erase(VICTIM)
+        assert store.verify(heads=newest).anchors == {VICTIM: 34, OTHER: 33}
+        (older,) = store.verify(heads=heads).problems
+        assert (older.trace_id, older.seq, older.check) == (VICTIM, 34, "head")
+        (unknown,) = store.verify(heads={"absent": heads[OTHER]}).problems
+        assert (unknown.trace_id, unknown.check) == ("absent", "head")
+
+
+def test_a_head_from_before_a_trim_cannot_be_found_and_the_reason_says_so(file):
+    with es.open(file) as store:
+        store.append(VICTIM, [es.StateDelta.put("n", 1)])
+        old = store.verify().heads
+        store.append(VICTIM, [es.StateDelta.put("n", 2)])
+        store.checkpoints.prune(VICTIM, 0)
+        store.trim(VICTIM, before=34, retry_window_s=0)
+        assert store.verify(heads=old).anchors[VICTIM] == 34
+        store.trim(VICTIM, before=35, retry_window_s=0)
+        (problem,) = store.verify(heads=old).problems
+    assert problem.check == "head" and "before seq 35" in problem.reason
+
+
+@pytest.mark.parametrize("head", ["", "zz", "391bbc3f", "391bbc3f95fd0429aba4ead7026fc4c000"])
+def test_what_is_no_head_is_refused(file, head):
+    with es.open(file) as store, pytest.raises(ValueError, match="the head of trace t1"):
+        store.verify(heads={VICTIM: head})
+
+
 # Forks, and the file
+
+
+def test_a_fork_of_a_fork_may_stand_on_what_both_share(file):
+    with es.open(file) as store:
+        store.fork(VICTIM, at=29, id="t3")
+        store.fork("t3", at=17, id="t4")
+        assert store.verify().ok
+        store.erase("t3")
+        assert store.verify().ok
+
+
+def test_a_fork_that_was_hung_under_another_trace_is_found(file, tamper):
+    with es.open(file) as store:
+        store.fork(VICTIM, at=17, id="t3")
+        store.fork("t3", at=17, id="t4")
+    tamper("UPDATE trace SET parent = 3 WHERE trace_id = 't4'")
+    assert found(file) == [("t4", 18, "trace")]
+
+
+def test_damaged_pages_of_one_trace_hide_no_other(path, record):
+    with es.open(path, fold_policy=es.NeverFold()) as store:
+        record(store, 60, VICTIM)
+        record(store, 60, OTHER)
+    content = bytearray(Path(path).read_bytes())
+    for start in range(4096, len(content), 4096):
+        page = content[start : start + 4096]
+        if page[0] == 13 and b'"step 30"' in page:
+            content[start + 3 : start + 5] = b"\xff\xff"  # the number of cells
+            break
+    Path(path).write_bytes(content)
+    with es.open(path, read_only=True) as store:
+        report = store.verify()
+        assert {problem.trace_id for problem in report.problems} == {VICTIM, "-"}
+        assert set(report.heads) == {OTHER} and store.verify(OTHER).ok
+        assert len(list(store.events(OTHER))) == 241
 
 
 def test_a_fork_answers_for_its_own_rows_and_its_parent_for_the_rest(file, tamper):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from eventstore import log
 from eventstore.codec import check_text
 from eventstore.database import Database
-from eventstore.errors import LogCorrupted, NotAStepBoundary, SeqOutOfRange, Trimmed
+from eventstore.errors import FileCorrupted, LogCorrupted, NotAStepBoundary, SeqOutOfRange, Trimmed
 from eventstore.log import Head, TraceRow
 
 PAGE_ROWS = 500
@@ -72,7 +72,9 @@ def looked_at(database: Database, row_ids: Sequence[int], path: str) -> list[Run
             found: Any = connection.execute(RUN, (row_id,)).fetchone()
             if found is None:
                 continue
-            row, place = TraceRow._make(found[:7]), (found[7], found[8], bool(found[9]))
+            row, place = log.trace_row(connection, found[:7]), (found[7], found[8], bool(found[9]))
+            if type(found[8]) is not int:
+                raise FileCorrupted(path, f"the root of trace {row.trace_id} is none that was written")
             try:
                 runs.append(Run(row, *place, log.head(connection, row)))
             except LogCorrupted as error:
@@ -94,8 +96,12 @@ def digest_at(database: Database, row: TraceRow, seq: int) -> bytes | None:
 def checkpoints(database: Database, row: TraceRow, upto: int) -> Iterator[tuple[str, int, str | None, str, int]]:
     """`(checkpoint_id, seq, node, triggers, created_us)` of the run's checkpoints, by seq and id."""
     with database.reader() as connection:
-        found: Any = connection.execute(CHECKPOINTS, (row.id, upto))
-        yield from found
+        for checkpoint in connection.execute(CHECKPOINTS, (row.id, upto)):
+            checkpoint_id, seq, node, triggers, created_us = checkpoint
+            texts = type(checkpoint_id) is type(triggers) is str and (node is None or type(node) is str)
+            if not (texts and type(seq) is type(created_us) is int):
+                raise FileCorrupted(database.path, f"checkpoint {checkpoint_id!r} is none that was written")
+            yield checkpoint
 
 
 def erased(database: Database) -> Iterator[list[str]]:

@@ -27,9 +27,9 @@ from eventstore.codec import (
     size_bytes,
     state_size_bytes,
 )
-from eventstore.control import ENDED, control_deltas, status_of
+from eventstore.control import ENDED, check_types, control_deltas, status_of
 from eventstore.errors import ValueRefused
-from eventstore.event import DeltaOp, DeltaSource, utc
+from eventstore.event import FIRST_US, LAST_US, DeltaOp, DeltaSource
 from eventstore.fold import INT_MAX, INT_MIN, MISSING, advance, apply, apply_control, shape_of
 from eventstore.opaque import Opaque
 from eventstore.pending import Statement, control_growth_bytes
@@ -45,7 +45,6 @@ from .lines import TraceLine
 if TYPE_CHECKING:
     from eventstore.bases import Folded, Restored
 
-MAX_EPOCH = 2**53
 MOST_CLAIMS = 2**20
 """How far an epoch can rise without an event of it: a claim that appends nothing raises the lease's alone.
 
@@ -312,10 +311,8 @@ def _check_checkpoint(event: CheckpointPut) -> None:
     """What everything that reads a checkpoint takes for granted."""
     if type(event.metadata) not in (dict, Opaque) or type(event.rest) not in (type(None), Opaque):
         raise ValueError("its metadata are no object, or the rest of it is not opaque")
-    try:
-        utc(event.at if type(event.at) is int else 0)
-    except OverflowError:
-        raise ValueError("its time is out of range") from None
+    if type(event.at) is int and not FIRST_US <= event.at <= LAST_US:
+        raise ValueError("its time is out of range")
 
 
 def _check_clears(clears: Any) -> None:
@@ -340,29 +337,11 @@ def check_control(control: Mapping[str, Any], name: str) -> None:
         raise ValueError("its control has another name")
     if control.get("status") not in {"running", *ENDED} or control.get("waits", 0) != 0:
         raise ValueError("its control has an unknown status, or barriers wait")
+    check_types(control)
     for key, value in control.items():
-        kind = key.partition("/")[0]
-        if kind == "barrier":
+        if key.startswith("barrier/"):
             raise ValueError("a barrier waits behind it")
-        if kind in ("steps", "waits", "epoch", "visits", "raised"):
-            fits = type(value) is int and 0 <= value <= MAX_EPOCH
-        elif kind in ("name", "graph_hash", "unrouted", "resolved", "failed"):
-            fits = type(value) is str
-        elif kind == "next":
-            fits = value is None or type(value) is str
-        elif kind == "reducer":
-            fits = value in REDUCERS
-        elif kind in ("held", "calls"):
-            fits = type(value) is list
-        elif kind in ("intent", "retry", "decision", "cancel", "versions", "seen"):
-            fits = type(value) is dict
-        elif kind == "scope":
-            fits = type(value) is list and len(value) in (2, 3) and all(type(part) is str for part in value)
-        elif kind == "checkpoint":
-            fits = type(value) is dict and value.keys() >= {"name", "at", "updated", "format"}
-        else:
-            fits = kind == "status"
-        if not fits:
+        if key.startswith("reducer/") and value not in REDUCERS:
             raise ValueError(f"its control has {key!r} as {value!r:.60}")
 
 

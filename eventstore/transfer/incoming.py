@@ -29,6 +29,7 @@ from eventstore.codec import (
     normalise,
     state_size_bytes,
 )
+from eventstore.control import MAX_EPOCH
 from eventstore.errors import (
     EventStoreError,
     MalformedDump,
@@ -38,6 +39,7 @@ from eventstore.errors import (
     TraceNotFound,
     Trimmed,
 )
+from eventstore.event import LAST_US
 from eventstore.link import encode_whole
 from eventstore.log import TraceRow
 from eventstore.ownership import END
@@ -46,7 +48,7 @@ from eventstore.record import ExecutionMetadata
 from eventstore.retention import INSERT_ROOT
 from eventstore.writer import INSERT_ROW, INSERT_TRACE, SET_STATUS, TRACE_ROW
 
-from .admission import MAX_EPOCH, MOST_CLAIMS, Admission, check_control, check_held, check_held_control, decoded
+from .admission import MOST_CLAIMS, Admission, check_control, check_held, check_held_control, decoded
 from .lines import (
     CheckpointLine,
     ClosedLine,
@@ -62,8 +64,6 @@ from .threads import Thread, Threads
 if TYPE_CHECKING:
     from eventstore.store import Store
 
-MAX_AT_US = 253_402_300_799_999_999
-"""The end of the year 9999."""
 ROW_OF = "SELECT n, digest FROM log WHERE trace = ? AND first_seq = ?"
 CHECKPOINT = "SELECT trace, seq FROM checkpoint WHERE checkpoint_id = ?"
 ADD_CHECKPOINT = (
@@ -127,7 +127,7 @@ class Incoming:
         self.digest = chain.genesis(line.trace_id)
         if (line.parent is None) != (line.fork_seq == 0) or line.fork_seq < 0:
             raise self.malformed("a fork names its parent and where it begins")
-        if not 0 <= line.created_us <= MAX_AT_US:
+        if not 0 <= line.created_us <= LAST_US:
             raise self.malformed("its time is out of range")
         if line.parent is not None:
             self._find_parent(line.parent, line.fork_seq)
@@ -197,7 +197,7 @@ class Incoming:
     def take_root(self, line: RootLine) -> None:
         if self.commits or self.root is not None or self.early:
             raise self.malformed("a root stands at the beginning of a trace")
-        if line.seq <= self.version or line.seq >= 2**62 or not self.at_us <= line.at_us <= MAX_AT_US:
+        if line.seq <= self.version or line.seq >= 2**62 or not self.at_us <= line.at_us <= LAST_US:
             raise self.malformed("the root's place or time is out of range")
         digest, control, state = self._root_body(line)
         crc_body = encode_whole(control, state, state_size_bytes(state))
@@ -255,7 +255,7 @@ class Incoming:
             body = bytes(line.body) if line.body64 is None else binascii.a2b_base64(line.body64, strict_mode=True)
             if not 0 < n < 2**32 or first_seq + n >= 2**62 or not 0 < len(body) <= MAX_BODY_BYTES:
                 raise ValueError("its size is out of range")
-            if not self.at_us <= at_us <= MAX_AT_US:
+            if not self.at_us <= at_us <= LAST_US:
                 raise ValueError("its time is before that of the commit before it, or after all time")
             check_append_id(append_id)
             digest = self.loading.store._database.chain.extend(self.digest, first_seq, n, at_us, append_id, body)
@@ -413,10 +413,10 @@ class Incoming:
             cost = msgspec.json.decode(line.metadata, type=ExecutionMetadata | None)
             for text in (line.node, line.graph_hash, *triggers):
                 normalise("checkpoint", text)
-            if not 0 <= line.created_us <= MAX_AT_US:
+            if not 0 <= line.created_us <= LAST_US:
                 raise ValueError("its time is out of range")
             is_there = self._holds(line.seq)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise self.malformed(f"checkpoint {line.checkpoint_id}: {error}") from None
         metadata = None if cost is None else bytes(line.metadata).decode()
         if self.row is None:

@@ -32,12 +32,12 @@ from eventstore.errors import (
     TraceNotFound,
     ValueRefused,
 )
-from eventstore.event import JsonRecord
+from eventstore.event import LAST_US, JsonRecord
 from eventstore.ownership import DEFINE
 from eventstore.retention import INSERT_TOMBSTONE
 
 from .admission import strict_json
-from .incoming import MAX_AT_US, Incoming, Loading, digest_of
+from .incoming import Incoming, Loading, digest_of
 from .lines import (
     FORMAT,
     CheckpointLine,
@@ -367,7 +367,7 @@ class _Load(Loading):
         try:
             found = msgspec.json.decode(raw)
             formats = found["format"], found.get("file_format", 0)
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError, KeyError, TypeError, AttributeError):
             raise self.malformed("not a dump: its header names no format") from None
         for what, number, known in (("dump", formats[0], FORMAT), ("file", formats[1], FILE_FORMAT)):
             if type(number) is not int or number < 0:
@@ -450,7 +450,7 @@ class _Load(Loading):
             digest = digest_of(stone.digest)
         except ValueError as error:
             raise self.malformed(f"its digest: {error}") from None
-        if not 0 <= stone.version < 2**62 or not 0 <= stone.erased_us <= MAX_AT_US:
+        if not 0 <= stone.version < 2**62 or not 0 <= stone.erased_us <= LAST_US:
             raise self.malformed("its version or time is out of range")
         try:
             row = log.find_trace(self.connection, stone.trace_id)

@@ -23,7 +23,7 @@ from eventstore import chain, log
 from eventstore.bases import root_checksum
 from eventstore.codec import check_text, decode_rows, json_encode
 from eventstore.database import FORMAT as FILE_FORMAT
-from eventstore.errors import EventStoreError, LogCorrupted, Trimmed
+from eventstore.errors import EventStoreError, FileCorrupted, LogCorrupted, Trimmed
 from eventstore.event import JsonRecord, utc
 from eventstore.link import decode_whole
 from eventstore.log import LogRow, TraceRow
@@ -55,7 +55,8 @@ TRACES = (
     " AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR status = ?4) ORDER BY id LIMIT ?5"
 )
 ROOT = (
-    "SELECT seq, at_us, digest, checksum, seal, CAST(body AS BLOB) FROM root WHERE trace = ? ORDER BY seq DESC LIMIT 1"
+    "SELECT seq, at_us, digest, checksum, created_us, seal, CAST(body AS BLOB) FROM root WHERE trace = ?"
+    " ORDER BY seq DESC LIMIT 1"
 )
 CHECKPOINTS = (
     "SELECT checkpoint_id, seq, node, graph_hash, triggers, metadata, created_us FROM checkpoint"
@@ -147,11 +148,12 @@ def _every(store: Store, name: str | None = None, status: str | None = None) -> 
         newest: Any = connection.execute(NEWEST).get
     while True:
         with store._database.reader() as connection:
-            found: list[Any] = connection.execute(TRACES, (after, newest, name, status, PAGE_TRACES)).fetchall()
-        yield from map(TraceRow._make, found)
+            rows: list[Any] = connection.execute(TRACES, (after, newest, name, status, PAGE_TRACES)).fetchall()
+            found = [log.trace_row(connection, row) for row in rows]
+        yield from found
         if len(found) < PAGE_TRACES:
             return
-        after = found[-1][0]
+        after = found[-1].id
 
 
 def _chosen(store: Store, trace_ids: Iterable[str] | None, name: str | None, status: str | None) -> set[int]:
@@ -176,8 +178,9 @@ def _rows(store: Store, row_ids: Iterable[int]) -> Iterator[TraceRow]:
     for row_id in row_ids:
         with store._database.reader() as connection:
             found: Any = connection.execute(log.TRACE_BY_ROW, (row_id,)).fetchone()
-        if found is not None:
-            yield TraceRow._make(found)
+            row = None if found is None else log.trace_row(connection, found)
+        if row is not None:
+            yield row
 
 
 class _Dump:
@@ -247,14 +250,17 @@ class _Dump:
         return log.boundary(connection, parent, row.fork_seq).digest, row.fork_seq, parent.trace_id
 
     def _root(self, connection: apsw.Connection, row: TraceRow, root: Any) -> list[bytes]:
-        seq, at_us, digest, crc, seal, body = root
-        is_sealed = self.chain.is_sealed(seal, row.trace_id, seq, at_us, digest, body)
+        seq, at_us, digest, crc, created_us, seal, body = root
+        is_sealed = self.chain.is_sealed(seal, row.trace_id, created_us, seq, at_us, digest, body)
         if crc != root_checksum(row.id, seq, body) or not is_sealed:
             raise LogCorrupted(self.store.path, row.trace_id, seq, "its root fails its checksum")
-        control, state = decode_whole(body)
+        try:
+            control, state = decode_whole(body)
+        except ValueError as error:
+            raise LogCorrupted(self.store.path, row.trace_id, seq, f"its root cannot be read: {error}") from error
         try:
             payload = json_encode(RootLine(seq, at_us, digest.hex(), control, state))
-        except TypeError:  # an adapter's opaque value
+        except (TypeError, OverflowError):  # an adapter's opaque value
             payload = json_encode(RootLine(seq, at_us, digest.hex(), body64=_base64(body)))
         return [*self._graph(connection, control.get("graph_hash")), checked("root", payload, row.trace_id)]
 
@@ -266,12 +272,13 @@ class _Dump:
             if not found or found[0][0] != after + 1:
                 self._explain_gap(connection, row, after)
             seq = after
-            checkpoints, count = self._checkpoints(connection, row, after + 1, found[-1][0] + found[-1][1] - 1)
+            last = log.log_row(connection, row.id, found[-1], after).last_seq
+            checkpoints, count = self._checkpoints(connection, row, after + 1, last)
             marks = iter(checkpoints)
             mark = next(marks, None)
             try:
                 for values in found:
-                    commit = LogRow._make(values)
+                    commit = log.log_row(connection, row.id, values, seq)
                     lines += self._commit(connection, row, commit, seq, digest)
                     seq, digest = commit.last_seq, commit.digest
                     self.commits += 1
@@ -306,16 +313,16 @@ class _Dump:
         except ValueError as error:
             raise LogCorrupted(self.store.path, row.trace_id, commit.first_seq, str(error)) from error
         for event in events:
-            if event.kind in ("trace_started", "graph_changed"):
+            if event.kind in ("trace_started", "graph_changed") and isinstance(event.data, dict):
                 yield from self._graph(connection, event.data.get("graph_hash"))
 
-    def _graph(self, connection: apsw.Connection, graph_hash: str | None) -> Iterator[bytes]:
+    def _graph(self, connection: apsw.Connection, graph_hash: Any) -> Iterator[bytes]:
         """The definition, the first time that the dump comes to its hash."""
-        if not graph_hash or graph_hash in self.graphs:
+        if type(graph_hash) is not str or not graph_hash or graph_hash in self.graphs:
             return
         self.graphs.add(graph_hash)
         found: Any = connection.execute(DEFINITION, (graph_hash,)).fetchone()
-        if found is not None:
+        if found is not None and type(found[0]) is str:
             yield checked("graph", json_encode(GraphLine(graph_hash, _raw(found[0]))))
 
     def _checkpoints(
@@ -325,9 +332,14 @@ class _Dump:
         lines: list[tuple[int, bytes]] = []
         found: list[Any] = connection.execute(CHECKPOINTS, (row.id, first, last)).fetchall()
         for checkpoint_id, seq, node, graph_hash, triggers, metadata, created_us in found:
+            if type(triggers) is not str or type(metadata) not in (str, type(None)):
+                raise FileCorrupted(self.store.path, f"checkpoint {checkpoint_id!r} holds what was never written")
             lines += [(seq, line) for line in self._graph(connection, graph_hash)]
-            cost = _raw("null" if metadata is None else metadata)
-            fields = CheckpointLine(checkpoint_id, seq, node, graph_hash, _raw(triggers), cost, created_us)
+            try:
+                named, cost = _raw(triggers), _raw("null" if metadata is None else metadata)
+            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+                raise FileCorrupted(self.store.path, f"checkpoint {checkpoint_id!r}: {error}") from error
+            fields = CheckpointLine(checkpoint_id, seq, node, graph_hash, named, cost, created_us)
             lines.append((seq, checked("checkpoint", json_encode(fields), row.trace_id)))
         self.checkpoints += len(found)
         return lines, len(found)
@@ -351,6 +363,8 @@ class _Dump:
             with self.store._database.reader() as connection:
                 found: list[Any] = connection.execute(TOMBSTONES, (after, PAGE_TRACES)).fetchall()
             for trace_id, version, digest, erased_by, erased_us in found:
+                if type(digest) is not bytes or not type(version) is type(erased_us) is int:
+                    raise FileCorrupted(self.store.path, f"the tombstone of {trace_id!r} is none that was written")
                 stone = TombstoneLine(trace_id, version, digest.hex(), erased_us, erased_by)
                 self.write(checked("tombstone", json_encode(stone)))
             self.stones += len(found)

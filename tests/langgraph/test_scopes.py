@@ -419,13 +419,18 @@ def secrets(saver):
     return saver
 
 
-def left_in(path):
-    """Which words the files beside the store hold."""
-    data = b"".join(file.read_bytes() for file in Path(path).parent.iterdir())
-    return [word for word in WORDS if word in data]
+@pytest.fixture
+def left_in(bytes_of):
+    """`left_in(path)`: which words the files beside the store hold."""
+
+    def words(path):
+        data = b"".join(map(bytes_of, Path(path).parent.iterdir()))
+        return [word for word in WORDS if word in data]
+
+    return words
 
 
-def test_pruning_the_file_takes_a_deleted_thread_out_of_it(secrets, path):
+def test_pruning_the_file_takes_a_deleted_thread_out_of_it(secrets, path, left_in):
     assert left_in(path) == WORDS
     secrets.delete_thread("SECRET-thread")
     plan = secrets.store.plan_retention(drop_bases=True, trace_ids=[])
@@ -436,14 +441,14 @@ def test_pruning_the_file_takes_a_deleted_thread_out_of_it(secrets, path):
     assert len(snapshot(secrets)) == 30 and told(secrets.store.verify()) == []
 
 
-def test_pruning_the_file_takes_what_a_thread_was_pruned_of_out_of_it(secrets, path):
+def test_pruning_the_file_takes_what_a_thread_was_pruned_of_out_of_it(secrets, path, left_in):
     put(secrets, 40, under=29, thread="SECRET-thread", values={"messages": ["m"]})
     secrets.prune(["SECRET-thread"])
     assert secrets.store.apply(secrets.store.plan_retention(drop_bases=True, trace_ids=[])).is_finished
     assert left_in(path) == [b"SECRET-thread"]
 
 
-def test_what_delete_thread_deletes_is_overwritten(saver, path):
+def test_what_delete_thread_deletes_is_overwritten(saver, path, left_in):
     """Without a rewrite: as long as no page was split, nothing of it is left once the write-ahead log is."""
     for thread in ("stays", "SECRET-thread"):
         tell = "SECRET-" if thread != "stays" else ""

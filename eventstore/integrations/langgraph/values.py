@@ -122,7 +122,9 @@ def together(serde: Serializer, values: list[Any]) -> Opaque:
 
 
 def apart(serde: Serializer, values: Opaque) -> list[Any]:
-    """The inverse of `together`. Raises what the serializer raises."""
+    """The inverse of `together`. Raises what the serializer raises, ValueError for what `together` did not make."""
+    if type(values) is not Opaque:
+        raise ValueError(f"not a channel's values but {type(values).__name__}")
     if values.codec == EACH:
         return [serde.loads_typed(_uneach(item)) for item in values.items()]
     return list(decoded(serde, values))
