@@ -44,7 +44,7 @@ from .checkpoints import CheckpointStore
 from .codec import as_column, check_key, check_text, encode_body, envelope, normalise_state
 from .control import ENDED
 from .database import Database, Durability
-from .errors import EventStoreError, LogCorrupted, MissingKey, RunOwned, ValueRefused
+from .errors import EventStoreError, FileCorrupted, LogCorrupted, MissingKey, RunOwned, ValueRefused
 from .event import Decision, TraceStarted, utc
 from .fold import MISSING
 from .inbox import BarrierInfo
@@ -75,7 +75,8 @@ from .writer import Append, Writer
 T = TypeVar("T")
 Reducers = Mapping[str, Reducer | str | CustomReducer]
 TRACES = (
-    "SELECT t.trace_id, t.name, t.status, t.created_us, p.trace_id, t.fork_seq, t.id FROM trace t"
+    "SELECT CAST(t.trace_id AS BLOB), CAST(t.name AS BLOB), CAST(t.status AS BLOB), t.created_us,"
+    " CAST(p.trace_id AS BLOB), t.fork_seq, t.id FROM trace t"
     " LEFT JOIN trace p ON p.id = t.parent"
     " WHERE (?1 IS NULL OR t.id < (SELECT id FROM trace WHERE trace_id = ?1))"
     " AND (?2 IS NULL OR t.status = ?2) AND (?3 IS NULL OR t.name = ?3) ORDER BY t.id DESC LIMIT ?4"
@@ -108,6 +109,21 @@ def uuid7() -> str:
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 7 << 76
     return str(UUID(int=value & ~(3 << 62) | 2 << 62))
+
+
+def _listed(connection: apsw.Connection, found: Any) -> TraceInfo:
+    """A row of `TRACES`. A damaged trace, which `verify` names, does not take the list down."""
+    trace_id, name, status, created_us, parent, fork_seq, row_id = found
+    trace_id, name, status = (str(text or b"", errors="backslashreplace") for text in (trace_id, name, status))
+    try:
+        row = log.listed_row(connection, row_id, trace_id, name, fork_seq, created_us, status)
+        head = log.head(connection, row)
+    except (LogCorrupted, FileCorrupted):
+        created_us, fork_seq = (value if type(value) is int else 0 for value in (created_us, fork_seq))
+        head = Head(0, b"", created_us)
+    parent_id = None if parent is None else str(parent, errors="backslashreplace")
+    times = utc(created_us), utc(head.at_us)
+    return TraceInfo(trace_id, name, status, head.version, *times, parent_id, fork_seq or None)
 
 
 def _checked_id(trace_id: str | None) -> str:
@@ -250,26 +266,7 @@ class Store:
             check_text("name", name)
         with self._database.reader() as connection:
             found: list[Any] = connection.execute(TRACES, (after, status, name, limit)).fetchall()
-            infos = []
-            for trace_id, label, state, created_us, parent, fork_seq, row_id in found:
-                row = log.listed_row(connection, row_id, trace_id, label, fork_seq, created_us, state)
-                try:
-                    head = log.head(connection, row)
-                except LogCorrupted:  # `verify` names it; one damaged trace does not take the list down
-                    head = Head(0, b"", created_us)
-                infos.append(
-                    TraceInfo(
-                        trace_id,
-                        label,
-                        state,
-                        head.version,
-                        utc(created_us),
-                        utc(head.at_us),
-                        parent,
-                        fork_seq or None,
-                    )
-                )
-        return infos
+            return [_listed(connection, row) for row in found]
 
     def fork(
         self,

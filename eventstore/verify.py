@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -43,6 +44,7 @@ ORPHANS = (
     " UNION ALL SELECT 'base', trace, min(seq) FROM base WHERE trace NOT IN (SELECT id FROM trace) GROUP BY trace"
 )
 HEAD_BYTES = 16
+MOST_PROBLEMS = 1000
 
 
 class VerifyReport(JsonRecord, frozen=True):
@@ -179,9 +181,11 @@ def _orphans(connection: apsw.Connection) -> Iterator[Problem]:
 
 
 def _guarded(trace_id: str, problems: Iterator[Problem]) -> Iterator[Problem]:
-    """Those problems; what keeps one from looking for more is one, too."""
+    """Those problems, up to a number of them; what keeps one from looking for more is one, too."""
     try:
-        yield from problems
+        yield from islice(problems, MOST_PROBLEMS)
+        if next(problems, None) is not None:
+            yield Problem(trace_id, 0, "verify", f"there are more such problems than {MOST_PROBLEMS}", True)
     except (apsw.Error, *DAMAGE) as error:
         yield Problem(trace_id, 0, "sqlite", f"the rows beside the log cannot be read: {error}", True)
 

@@ -53,3 +53,20 @@ def test_traces_are_listed_newest_first_in_pages(store):
     assert [info.trace_id for info in first + second] == ids[::-1][:6]
     assert [info.trace_id for info in store.traces(name="odd", status="running")] == ["t5", "t1"]
     assert [info.trace_id for info in store.traces(status="completed")] == ["t3"]
+
+
+def test_a_damaged_row_does_not_take_the_list_down(path, tamper):
+    with es.open(path) as store:
+        for number in range(3):
+            store.start({"n": number}, id=f"t{number}", name="fine")
+    assert tamper("UPDATE trace SET name = CAST(x'ff41' AS TEXT) WHERE trace_id = 't1'") == 1
+    with es.open(path, read_only=True) as store:
+        assert [(info.trace_id, info.name) for info in store.traces()] == [
+            ("t2", "fine"),
+            ("t1", "\\xffA"),
+            ("t0", "fine"),
+        ]
+        assert store.state_at("t2") == {"n": 2}
+        with pytest.raises(es.FileCorrupted):
+            store.state_at("t1")
+        assert {problem.check for problem in store.verify().problems} == {"trace"}

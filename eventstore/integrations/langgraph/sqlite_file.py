@@ -15,6 +15,7 @@ from urllib.parse import quote
 import apsw
 
 from eventstore.errors import EventStoreError, StorageError
+from eventstore.foreign import harden, refill
 
 CHECKPOINT_COLUMNS = (
     "thread_id", "checkpoint_ns", "checkpoint_id", "parent_checkpoint_id", "type", "checkpoint", "metadata",
@@ -148,6 +149,7 @@ class SqliteFile:
     # How it is read
 
     def _rows(self, sql: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        refill(self._connection, str(self._file))
         try:
             yield from self._connection.execute(sql, parameters)
         except apsw.Error as error:
@@ -196,7 +198,8 @@ class SqliteFile:
             connection = apsw.Connection(f"file:{quote(str(self._file))}?{how}", flags=flags)
             try:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                for sql in (*first, "PRAGMA trusted_schema = OFF", "BEGIN", "SELECT count(*) FROM sqlite_schema"):
+                harden(connection, str(self._file))
+                for sql in (*first, "BEGIN", "SELECT EXISTS (SELECT 1 FROM sqlite_schema)"):
                     connection.execute(sql).fetchall()
             except BaseException:
                 connection.close()
