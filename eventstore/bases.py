@@ -24,7 +24,7 @@ from .event import JsonRecord, utc
 from .foreign import go_on
 from .held import End, Held
 from .link import Link, State, decode_link, decode_whole, encode_whole, fold_rows
-from .log import Segment, TraceRow, root_seq, rows
+from .log import Segment, TraceRow, root_seq, rows, stored_rows
 from .policy import RESTORE_SLACK_BYTES, FoldDecision
 
 PLACE = "id, trace, seq, parent, chain_bytes, state_bytes, log_bytes, base_bytes, checksum"
@@ -186,11 +186,11 @@ def restore(
     tail_bytes = tail_rows = tail_events = 0
     folded_control = control if with_control else None
     version = base_seq
-    for first_seq, n, body in rows(connection, segments, base_seq):
+    for first_seq, n, body in stored_rows(connection, segments, base_seq):
         if step is not None and version and control.get("steps", 0) >= step:
             break
-        if first_seq != version + 1:
-            raise LogCorrupted(path, trace_id, version + 1, f"the next row begins at {first_seq}")
+        if first_seq != version + 1 or type(n) is not int or n < 1:
+            raise LogCorrupted(path, trace_id, version + 1, f"the next row holds {n!r} events from {first_seq!r}")
         try:
             limit = seq - first_seq + 1 if first_seq + n - 1 > seq else None
             fold_rows(folded_control, state, decode_rows(body), limit)

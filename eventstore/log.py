@@ -237,6 +237,13 @@ def lineage(connection: apsw.Connection, trace: TraceRow, upto: int) -> list[Seg
         trace = trace_by_row(connection, trace.parent)
 
 
+def stored_rows(connection: apsw.Connection, segments: list[Segment], after: int) -> Iterator[tuple[int, int, bytes]]:
+    """As `rows`, for who looks at the numbers himself."""
+    for segment in segments:
+        if segment.upto > after:
+            yield from connection.execute(ROWS, (segment.trace, max(segment.after, after), segment.upto))
+
+
 def rows(connection: apsw.Connection, segments: list[Segment], after: int) -> Iterator[tuple[int, int, bytes]]:
     """`(first_seq, n, body)` of every row after the boundary `after`, in order. Raises LogCorrupted."""
     for segment in segments:
