@@ -130,7 +130,7 @@ def check_schema(connection: apsw.Connection, path: str, scripts: Sequence[str])
     []
     >>> check_schema(connection, "runs.db", ("CREATE TABLE t (n)",))
     Traceback (most recent call last):
-    eventstore.foreign.ForeignSchema: runs.db is not an event store of this version: its view v is none of its own
+    eventstore.errors.ForeignSchema: runs.db: it is not an event store of this version: its view v is none of its own
     """
     found: Schema = {}
     roots = []

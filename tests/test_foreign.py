@@ -159,7 +159,7 @@ def test_a_time_beyond_all_calendars_is_the_first_or_last_one(file, tamper, at_u
 def test_a_text_that_is_no_utf_8_is_an_error_of_the_file(file, tamper):
     tamper("UPDATE trace SET name = CAST(x'ff41' AS TEXT)")
     with opened(file) as store, pytest.raises(es.StorageError, match="UTF-8"):
-        store.traces()
+        store.open_trace("t2")
 
 
 def test_hostile_sql_makes_what_it_says(file, rng):

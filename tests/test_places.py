@@ -157,7 +157,7 @@ def test_a_base_that_counts_wrongly_is_passed_over(path):
         connection.execute("DROP TRIGGER base_no_update")
         connection.execute("UPDATE base SET steps = steps + 3")
         assert [trace.at(step=step).state["n"] for step in range(1, 41)] == list(range(40))
-        problems = store.verify().problems
+        problems = [problem for problem in store.verify().problems if problem.check != "schema"]
         assert problems and all("steps" in problem.reason for problem in problems)
 
 
