@@ -207,7 +207,10 @@ class Found:
             for number, record in self._of(table, layout.types):
                 try:
                     connection.execute(layout.insert, layout.row(record))
+                    is_taken = connection.changes() == 1  # OR IGNORE passes over what a CHECK refuses, too
                 except (apsw.ConstraintError, apsw.MismatchError):
+                    is_taken = False
+                if not is_taken:
                     self._bad(table, number)
 
     def _rows(self, table: str) -> Iterator[tuple[int, tuple[Any, ...]]]:

@@ -20,6 +20,7 @@ from .foreign_worker import Worker
 
 TRACES = ("chat", "fork-2", "trimmed", "run-retry", "ask", "ended", "big", "fork-ask")
 ALWAYS = (["verify"], ["export", "jsonl", "{out}.jsonl"], ["export", "sqlite", "{out}.analysis"], ["runs"])
+CEILING = 400
 OF_A_TRACE = (["state"], ["log"], ["state", "--json"], ["log", "--json"], ["timeline"], ["diff"], ["checkpoints"])
 OF_THE_FILE = (["stats"], ["threads"], ["barriers"], ["verify", "--json"], ["runs", "--json"])
 
@@ -80,10 +81,33 @@ def run(run):
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(work, Worker()) for _ in range(2)]:
             done.result()
-    control = Control("the same files read naively: code run, hangs, odd exceptions", bitten, naive_tried)
-    lost = f"{len(failures)} crashes, hangs, tracebacks or code run"
+    controls = [
+        Control(
+            "the same files read naively: code run, hangs, odd exceptions", *bites(run, makers, bitten, naive_tried)
+        ),
+        Control("this engine, its guards off", *bites(run, makers, 0, 0, is_weak=True)),
+    ]
+    lost = "crashes, hangs, tracebacks or code run"
     notes = f"{counts['ok']:,} commands did well, {counts['refused']:,} said why not"
-    return [Result("foreign files through the commands", size, len(distinct), lost, failures, [control], notes)]
+    return [Result("foreign files through the commands", size, len(distinct), lost, failures, controls, notes)]
+
+
+def bites(run, makers, bitten, tried, *, is_weak=False):
+    """Go on with hostile SQL until something bites; how many did, of how many."""
+    worker = Worker(is_weak=is_weak)
+    try:
+        while not bitten and tried < CEILING:
+            number = run.size + tried
+            case = makers.sql(number, run.rng("case", number), run.folder / f"case-{number}.db")
+            commands = [["--db", str(case.file), *command] for command in (["verify"], ["runs"], ["state", "chat"])]
+            answer = worker.ask({"file": str(case.file), "commands": commands * is_weak, "naive": not is_weak})
+            ended = [answer] if isinstance(answer, str) else answer["naive"] + answer["ended"]
+            bitten += any(one not in ("ok", "refused") for one in ended)
+            tried += 1
+            case.file.unlink()
+    finally:
+        worker.end()
+    return bitten, tried
 
 
 CAMPAIGNS = [Campaign("foreign-files", "damaged and hostile files, dumps and others", 2000, 60, run)]

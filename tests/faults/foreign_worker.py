@@ -21,6 +21,9 @@ from pathlib import Path
 import apsw
 from click.testing import CliRunner
 
+from eventstore import database
+from eventstore.database import Database
+
 from .foreign_sql import CANARY
 
 ADDRESS_SPACE_BYTES = 1024**3
@@ -68,9 +71,11 @@ class Watch:
         return apsw.SQLITE_OK
 
 
-def worker():
+def worker(*, is_weak=False):
     """Cases from stdin, a JSON line each; what became of their commands to stdout."""
     limit_memory()
+    if is_weak:
+        drop_guards()
     warnings.simplefilter("ignore")
     from eventstore.cli.app import main
 
@@ -83,6 +88,20 @@ def worker():
         ended = [outcome(main, command, watch) for command in asked["commands"]]
         naive = naively(asked["file"], watch) if asked["naive"] else []
         print(json.dumps({"ended": ended, "naive": naive}), flush=True)
+
+
+def drop_guards():
+    """For a control: this process takes a file from others for its own."""
+    connect = Database._connect
+
+    def trusting(self):
+        connection = connect(self)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 1)
+        return connection
+
+    Database._connect = trusting
+    for guard in ("harden", "refill", "check_schema"):
+        setattr(database, guard, lambda *_: None)
 
 
 def limit_memory():
@@ -147,8 +166,8 @@ def naively(path, watch):
 class Worker:
     """A child that puts cases through the commands; one that dies or hangs is replaced."""
 
-    def __init__(self, module="tests.faults.foreign_worker"):
-        self.module = module
+    def __init__(self, module="tests.faults.foreign_worker", *, is_weak=False):
+        self.arguments = [module, "worker", *["weak"] * is_weak]
         self.child = None
 
     def ask(self, question):
@@ -158,7 +177,7 @@ class Worker:
             environment = {**os.environ, "PYTHONPATH": here, "COLUMNS": "100"}
             environment.pop("EVENTSTORE_DEBUG", None)
             self.child = subprocess.Popen(
-                [sys.executable, "-m", self.module, "worker"],
+                [sys.executable, "-m", *self.arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=here,
             )  # fmt: skip
         self.child.stdin.write(json.dumps(question).encode() + b"\n")
@@ -182,5 +201,5 @@ class Worker:
             self.child = None
 
 
-if __name__ == "__main__" and sys.argv[1:] == ["worker"]:
-    worker()
+if __name__ == "__main__" and sys.argv[1:2] == ["worker"]:
+    worker(is_weak="weak" in sys.argv)

@@ -129,7 +129,7 @@ def run(run):
     tried_count = BATCH * len(batches)
     control = Control("the same payloads in a program that trusts its decoders: other exceptions", naive, tried_count)
     notes = ", ".join(f"{door} {count:,}" for door, count in sorted(doors_tried.items()))
-    lost = f"{len(failures)} undocumented errors, hangs or objects built"
+    lost = "undocumented errors, hangs or objects built"
     return [Result("hostile bodies at every door", tried_count, len(distinct), lost, failures, [control], notes)]
 
 
