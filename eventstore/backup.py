@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from .errors import FileCorrupted, StorageError, StorageFull
+from .errors import FileCorrupted, StorageError, StorageFull, WrongChainKey
 from .event import JsonRecord
 from .problem import Problem
 from .verify import VerifyReport, verify
@@ -134,6 +134,8 @@ def _verified(store: Store, part: Path, target: Path) -> VerifyReport:
             return verify(copy)
     except FileCorrupted as error:
         return VerifyReport(0, 0, 0, [Problem("-", 0, "sqlite", str(error.__cause__ or error), True)], {})
+    except WrongChainKey:
+        raise
     except StorageError as error:
         raise StorageError(str(target), f"no backup was made: the copy cannot be read back: {error}") from error
 

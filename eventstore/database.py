@@ -55,6 +55,7 @@ FORMAT = 7
 NEEDED_SQLITE = (3, 51, 3)
 CHECKPOINT_PAGES = 1000
 """How many pages the write-ahead log may hold before a commit has it moved into the file."""
+OPENING_WAITS_MS = 250.0
 _IDLE_READERS = 4
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -107,6 +108,10 @@ class Database:
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise StorageError(ascii(path), "SQLite takes names of UTF-8 only") from None
         self.path = path
         self._file = os.path.abspath(path)  # noqa: PTH100 - the path keeps its meaning when the process moves
         self.durability: Durability = durability
@@ -202,7 +207,12 @@ class Database:
             self.turnstile = Turnstile(self._file)  # before what it tells of is settled
         except OSError as error:
             raise StorageError(self.path, f"its lock file cannot be opened: {error.strerror}") from None
-        self.settle(connection)
+        connection.set_busy_handler(busy_handler(min(OPENING_WAITS_MS, self.busy_timeout_ms)))
+        try:
+            self.settle(connection)
+        except StoreBusy:  # somebody writes for long: then before the first commit
+            self.turnstile.doubt()
+        connection.set_busy_handler(busy_handler(self.busy_timeout_ms))
         if found < FORMAT:
             self._migrate(connection)
         self._check_chain_key(connection)
@@ -210,7 +220,8 @@ class Database:
     def settle(self, connection: apsw.Connection) -> None:
         """Have on disk what the write-ahead log shows; see `wal`. A disk that fails halts the database."""
         try:
-            settle(self._file, connection)
+            with self.errors():
+                settle(self._file, connection)
         except OSError as error:
             raise self._halt(f"its write-ahead log cannot be written: {error.strerror}") from error
 
@@ -376,7 +387,8 @@ def _abandon_all() -> None:
         database.abandon()
 
 
-os.register_at_fork(after_in_child=_abandon_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
 
 
 def _check_sqlite(path: str) -> None:

@@ -105,7 +105,7 @@ def go_on(connection: apsw.Connection) -> None:
 def _size_bytes(path: str) -> int:
     """The file's size with what its write-ahead log adds."""
     size_bytes = 0
-    for name in (path, path + "-wal"):
+    for name in (path, os.path.realpath(path) + "-wal"):
         with suppress(FileNotFoundError):
             size_bytes += os.stat(name).st_size  # noqa: PTH116 - at every read
     return size_bytes

@@ -109,4 +109,5 @@ def _forget() -> None:
     _rolls.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

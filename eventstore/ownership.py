@@ -174,7 +174,7 @@ class Ownership:
         _, holder, name, beat = row or (0, None, None, None)
         if holder is None or beat is None:
             return None
-        path = self._store.path
+        path = self._store._database._file
         if HAS_LOCKS and not Path(f"{os.path.realpath(path)}-owners").exists():
             return None
         try:
@@ -203,7 +203,7 @@ class Ownership:
             if self._owner is not None:
                 return self._owner
             self._store._database.check_open()
-            roll = Roll.of(self._store.path)
+            roll = Roll.of(self._store._database._file)
 
             def work(connection: apsw.Connection) -> int:
                 for (idle,) in connection.execute(IDLE_OWNERS).fetchall():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,16 @@ class Found:
                     is_taken = False
                 if not is_taken:
                     self._bad(table, number)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Take tombstones behind the damage of the write-ahead log, too: what was erased must not be back."""
+        layout = self.layouts["tombstone"]
+        for number, data in self.pages.frames_behind():
+            for record in records(self.pages, number, data):
+                if record is not None and (row := layout.row(record)) is not None and row[-1] is not None:
+                    with suppress(apsw.ConstraintError, apsw.MismatchError):  # it was of the shape, and is none
+                        self.connection.execute(layout.insert, row)
 
     def _rows(self, table: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
         layout = self.layouts[table]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,8 @@ def store_stats(store: Store) -> StoreStats:
                 )
             )
         pages, free, page_size = (connection.pragma(name) for name in ("page_count", "freelist_count", "page_size"))
-    return StoreStats(store.path, _size(store.path), _size(f"{store.path}-wal"), page_size, pages, free, traces)
+    file = os.path.realpath(store._database._file)
+    return StoreStats(store.path, _size(file), _size(f"{file}-wal"), page_size, pages, free, traces)
 
 
 def _size(path: str) -> int:

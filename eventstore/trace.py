@@ -681,6 +681,7 @@ class Trace(Lookback):
         body = pending.row[6]
         if not same_events(found.body, body.encode() if isinstance(body, str) else body):
             raise AppendIdReused(self.id, str(pending.row[3]), found.first_seq)
+        self._store._writer.believe()
         self.refresh()
         return Appended(found.first_seq, found.last_seq, duplicate=True)
 

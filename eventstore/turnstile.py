@@ -35,7 +35,8 @@ class Turnstile:
         self._fd, self._warnings = -1, 0
         if fcntl is not None and path is not None:
             mode = Path(path).stat().st_mode & 0o666
-            self._fd = os.open(f"{path}-lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, mode)
+            real = os.path.realpath(path)  # one for all names of the file, as SQLite's own side files
+            self._fd = os.open(f"{real}-lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, mode)
             self._warnings = os.fstat(self._fd).st_size
 
     def try_enter(self) -> bool:
@@ -76,6 +77,10 @@ class Turnstile:
     def is_warned(self) -> bool:
         """Whether somebody was failed by the disk since the last `heed`."""
         return self._fd >= 0 and os.fstat(self._fd).st_size != self._warnings
+
+    def doubt(self) -> None:
+        """Have it settled before the next commit, whether or not anybody was failed."""
+        self._warnings = -1
 
     def heed(self, settle: Callable[[], object]) -> None:
         """Settle what the warnings until now are about."""

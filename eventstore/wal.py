@@ -13,6 +13,8 @@ from pathlib import Path
 
 import apsw
 
+from .whole_file import sync_folder
+
 AT_ONCE_BYTES = 65_536
 
 
@@ -23,10 +25,7 @@ def settle(path: str, connection: apsw.Connection) -> None:
         return  # neither os.pwrite nor a folder that can be synced
     if not Path(wal).exists() or Path(wal).stat().st_size == 0:
         return
-    try:
-        connection.execute("BEGIN IMMEDIATE")  # nobody writes to the log meanwhile
-    except apsw.BusyError:
-        return  # whoever writes that long opened the file before, and settled it then
+    connection.execute("BEGIN IMMEDIATE")  # nobody writes to the log meanwhile
     try:
         write_again(wal)
     finally:
@@ -42,8 +41,4 @@ def write_again(path: str) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH120 - beside os.open
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(Path(path).parent)

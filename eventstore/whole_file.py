@@ -6,6 +6,7 @@ What is there already is not written over where it is an SQLite file, or belongs
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -90,9 +91,15 @@ def sync_folder(folder: Path) -> None:
     """The name is to survive a power cut, too; where a folder cannot be opened, there is nothing to sync."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # it may be written and not listed: SQLite goes on, too
+        return
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+            raise
     finally:
         os.close(number)
 

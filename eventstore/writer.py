@@ -203,6 +203,11 @@ class Writer:
         if self._turnstile.is_warned():
             self._turnstile.heed(lambda: self._database.settle(self._connection))
 
+    def believe(self) -> None:
+        """What was read is about to be acknowledged without a commit: have it on disk, should that be in doubt."""
+        if self._turnstile.is_warned():
+            self.quiet(lambda: None)
+
     def _release(self) -> None:
         """Give back what this thread holds, however it was interrupted."""
         mutex = self._mutex

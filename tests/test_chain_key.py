@@ -101,6 +101,8 @@ def test_without_the_key_a_file_is_read_and_not_judged(keyed):
             store.verify()
         with pytest.raises(es.WrongChainKey):
             dump(store, io.BytesIO())
+        with pytest.raises(es.WrongChainKey):
+            store.backup(f"{keyed}.copy")
 
 
 def test_who_opens_a_file_with_a_key_is_told_when_the_key_was_taken_out_of_it(keyed):

@@ -12,7 +12,9 @@ import pytest
 
 import eventstore as es
 from eventstore import database as databases
+from eventstore import wal
 from eventstore.attached import detached
+from eventstore.turnstile import Turnstile
 
 
 def test_a_halted_store_checkpoints_nothing_though_a_reader_ends_last(path, record):
@@ -77,3 +79,58 @@ def test_through_a_symlink_that_leads_nowhere_yet_a_store_is_created(path, tmp_p
         store.start({"n": 1}, id="t1")
     with es.open(path) as store:
         assert store.open_trace("t1").version == 1
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """How often the write-ahead log was written again."""
+    times, write_again = [], wal.write_again
+
+    def counted(path):
+        times.append(path)
+        write_again(path)
+
+    monkeypatch.setattr(wal, "write_again", counted)
+    return times
+
+
+def test_a_warning_that_could_not_be_heeded_is_heeded_later(path, raw, settled):
+    with es.open(path, busy_timeout_ms=50) as store:
+        trace = store.start({"n": 0}, id="t1")
+        Turnstile(path).warn()
+        raw.execute("BEGIN IMMEDIATE")
+        with pytest.raises(es.StoreBusy):
+            trace.note("one")
+        assert settled == []
+        raw.execute("ROLLBACK")
+        trace.note("two")
+        trace.note("three")
+        assert len(settled) == 1
+
+
+def test_a_log_that_somebody_kept_locked_is_settled_before_it_is_believed(path, raw, settled):
+    with es.open(path) as store:
+        store.start({"n": 0}, id="t1").append([es.StateDelta.put("n", 1)], append_id="job-7")
+        raw.execute("BEGIN IMMEDIATE")
+        with es.open(path, busy_timeout_ms=50) as late:
+            assert late.state_at("t1") == {"n": 1} and settled == []
+            retry = {"append_id": "job-7", "expected_version": 1}
+            with pytest.raises(es.StoreBusy):
+                late.append("t1", [es.StateDelta.put("n", 1)], **retry)
+            raw.execute("ROLLBACK")
+            assert late.append("t1", [es.StateDelta.put("n", 1)], **retry).duplicate and len(settled) == 1
+
+
+@pytest.mark.parametrize("error", [apsw.IOError("disk I/O error"), apsw.FullError("full"), OSError(5, "EIO")])
+def test_a_log_that_cannot_be_settled_is_no_raw_error(path, monkeypatch, error):
+    with es.open(path) as store:
+        trace = store.start({"n": 0}, id="t1")
+        Turnstile(path).warn()
+
+        def fails(*_):
+            raise error
+
+        monkeypatch.setattr(wal, "write_again", fails)
+        with pytest.raises(es.StorageError):
+            trace.note("one")
+        assert isinstance(error, apsw.FullError) is (store._database.halted is None)

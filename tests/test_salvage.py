@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from pathlib import Path
 
 import apsw
@@ -325,3 +326,31 @@ def test_the_parts_read_what_the_file_format_says(sound, damaged):
     for name, number in by_sqlite:
         theirs.setdefault(name, set()).add(number)
     assert ours == theirs
+
+
+def test_what_was_erased_is_not_brought_back_out_of_a_damaged_write_ahead_log(path, tmp_path):
+    with es.open(path) as store:
+        store.start({"kept": "plain"}, id="kept")
+        store.start({"word": "SECRET" * 300}, id="secret")
+        store._database.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with store._database.reader() as held:
+            held.execute("SELECT count(*) FROM log").fetchall()
+            store.start({"kept": "too"}, id="later")
+            (removed,) = store.erase("secret")
+            assert not removed.wal_truncated
+            main, log = (bytes_at(f"{path}{suffix}") for suffix in ("", "-wal"))
+    frames = (len(log) - 32) // (4096 + 24)
+    assert frames > 20
+    for number in range(frames):
+        damaged = bytearray(log)
+        damaged[32 + number * (4096 + 24) + 100] ^= 1
+        old, new = tmp_path / f"old-{number}.db", tmp_path / f"new-{number}.db"
+        old.write_bytes(main)
+        Path(f"{old}-wal").write_bytes(damaged)
+        es.salvage(old, new)
+        assert b"SECRET" not in new.read_bytes(), f"frame {number}"
+
+
+def bytes_at(name):
+    """Of an open file, so through another process."""
+    return subprocess.run(["cat", name], capture_output=True, check=True).stdout
