@@ -328,8 +328,13 @@ class Database:
         if isinstance(error, apsw.IOError | apsw.CorruptError):
             return self._halt(str(error))
         if isinstance(error, apsw.ReadOnlyError):
-            return StorageError(self.path, "opened read-only")
+            return StorageError(self.path, self._why_read_only(error))
         return StorageError(self.path, f"{type(error).__name__}: {error}")
+
+    def _why_read_only(self, error: apsw.Error) -> str:
+        if getattr(error, "extendedresult", 0) in (apsw.SQLITE_READONLY_CANTINIT, apsw.SQLITE_READONLY_DIRECTORY):
+            return "its write-ahead log needs an index beside it, and nothing can be made there; read a backup of it"
+        return "opened read-only" if self.read_only else "this user may not write it"
 
     def _halt(self, reason: str) -> StoreHalted:
         self.halted = reason

@@ -75,3 +75,20 @@ def test_a_closed_store_opens_no_connection_to_write(path, record, connected, tm
         store.trim("t1", 1)
     assert len(connected) == 1
     assert {file.name for file in tmp_path.iterdir()} == {"runs.db", "runs.db-lock"}
+
+
+@pytest.mark.parametrize(
+    ("read_only", "code", "told"),
+    [
+        (True, apsw.SQLITE_READONLY, "opened read-only"),
+        (False, apsw.SQLITE_READONLY, "this user may not write it"),
+        (True, apsw.SQLITE_READONLY_DIRECTORY, "needs an index beside it"),
+        (True, apsw.SQLITE_READONLY_CANTINIT, "needs an index beside it"),
+    ],
+)
+def test_what_cannot_be_written_says_why(path, read_only, code, told):
+    es.open(path).close()
+    with es.open(path, read_only=read_only) as store:
+        error = apsw.ReadOnlyError("attempt to write a readonly database")
+        error.extendedresult = code
+        assert told in str(store._database.translate(error))
