@@ -24,6 +24,7 @@ from .rot import integrity_check
 
 KEY = "a key that the editor of the file does not have"
 EDITS_A_FILE, LIES_A_FILE = 100, 20
+FEWEST_LIES = 20  # of each: the file alone tells of every third all the same
 
 
 def verified(path, *, heads=None, **options):
@@ -104,14 +105,14 @@ def lies(run, size, what, lie, *, keyed):
 
 
 def run(run):
-    """All of them; a fifth are lies that the file alone cannot tell."""
-    few = max(2, run.size // 15)
+    """All of them; a fifth of the whole campaign are lies that the file alone cannot tell."""
+    few = max(FEWEST_LIES, run.size // 15)
     return [
-        edits(run, run.size - 3 * few),
+        edits(run, max(len(EDITS), run.size - 3 * few)),
         lies(run, few, "the end of a log cut off", cut_tail, keyed=False),
         lies(run, few, "digests computed again", recompute, keyed=False),
         lies(run, few, "digests computed again", recompute, keyed=True),
     ]
 
 
-CAMPAIGNS = [Campaign("tampering", "rows edited by SQL, guards off", 2000, 80, run)]
+CAMPAIGNS = [Campaign("tampering", "rows edited by SQL, guards off", 2000, 130, run)]

@@ -6,7 +6,10 @@ import random
 
 import pytest
 
-from .erased_words import Case, Words, deleted_plainly, due, found_in
+from eventstore import retention
+
+from .campaign import Run
+from .erased_words import Case, Words, deleted_plainly, due, erase_and_search, found_in
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_words_are_found_by_their_halves_and_ids_by_their_bytes(tmp_path):
 
 def test_what_is_erased_is_not_found_and_what_is_kept_is(case):
     assert found_in(case.path, case.needles) > 0.95 * len(case.needles)
-    assert case.erase()
+    assert case.erase() == (True, 0)
     case.prune()
     assert found_in(case.path, case.needles) == 0
     assert found_in(case.path, case.plain.needles()) > 0
@@ -38,7 +41,7 @@ def test_what_is_erased_is_not_found_and_what_is_kept_is(case):
 def test_a_reader_holds_words_and_the_store_knows_that_they_are_due(case):
     with case.store._database.reader() as snapshot:
         snapshot.execute("SELECT count(*) FROM log").fetchall()
-        assert not case.erase()
+        assert case.erase() == (False, 0)
         assert found_in(case.path, case.needles) > 0
         assert due(case.store)
     case.prune()
@@ -49,3 +52,10 @@ def test_a_reader_holds_words_and_the_store_knows_that_they_are_due(case):
 def test_a_plain_delete_leaves_words(case):
     case.close()
     assert found_in(deleted_plainly(case.path), case.needles) > 0
+
+
+def test_an_erasure_that_does_not_rewrite_the_file_is_told_of(tmp_path, monkeypatch):
+    usual = retention._remove
+    monkeypatch.setattr(retention, "_remove", lambda *called, rewrite: usual(*called, rewrite=False))
+    result = erase_and_search(Run(6, 1, tmp_path, lambda n: None), 6)
+    assert any("says it is finished" in failure for failure in result.failures)
