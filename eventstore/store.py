@@ -131,7 +131,8 @@ def _checked_id(trace_id: str | None) -> str:
     if trace_id is None:
         return uuid7()
     if type(trace_id) is not str or not 0 < len(trace_id) <= 200 or "\0" in trace_id:
-        raise ValueRefused("id", "a trace id is a string of 1 to 200 characters")
+        told = f"{len(trace_id):,} of them" if isinstance(trace_id, str) and len(trace_id) > 200 else ascii(trace_id)
+        raise ValueRefused("id", f"a trace id is a string of 1 to 200 characters, not {told}")
     check_key(trace_id)
     return trace_id
 

@@ -11,6 +11,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from datetime import date
 from importlib import import_module
 from os import cpu_count
@@ -20,7 +21,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .campaign import Run
+from .campaign import Result, Run
 from .figures import markdown, print_failures, put_into, table
 
 MODULES = (
@@ -104,6 +105,16 @@ def main(names, quick, size, seed, json_file, publish, only_list):
     sys.exit(0 if all(result.holds for result in results) else 1)
 
 
+def results_of(campaign, run):
+    """What it found; that it failed itself is a loss, and keeps no other from being run."""
+    try:
+        return campaign.run(run)
+    except Exception:
+        traceback.print_exc()
+        broken = f"seed {run.seed}, size {run.size}: the campaign itself failed: {sys.exc_info()[1]!r}"
+        return [Result(campaign.about, 0, 0, "as far as it came", [broken], [])]
+
+
 def run(chosen, quick, size, seed, console):
     """Each campaign in a folder of its own, with a bar."""
     results = []
@@ -121,13 +132,15 @@ def run(chosen, quick, size, seed, console):
             task = bar.add_task(one.name, total=cases)
             began = time.monotonic()
             with tempfile.TemporaryDirectory(prefix=f"faults-{one.name}-", dir=where) as folder:
-                found = one.run(Run(cases, seed, Path(folder), lambda count, task=task: bar.advance(task, count)))
+                run_of_it = Run(cases, seed, Path(folder), lambda count, task=task: bar.advance(task, count))
+                found = results_of(one, run_of_it)
             bar.update(task, completed=cases)
             took_s = time.monotonic() - began
             results += found
             if bar.disable:
                 lost = sum(len(result.failures) for result in found)
-                console.print(f"{one.name}: {cases:,} cases, {lost} lost, {took_s:.1f} s", highlight=False)
+                told = f"{cases:,} cases, {lost} lost" if found else "skipped: its control is not to be had here"
+                console.print(f"{one.name}: {told}, {took_s:.1f} s", highlight=False)
     return results
 
 

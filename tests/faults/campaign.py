@@ -23,7 +23,8 @@ class Control(NamedTuple):
 class Result(NamedTuple):
     """A line of the table. `lost`: what was lost, of what; `failures`: each loss in words, with how to try it again.
 
-    `distinct`: how many of the `tried` cases differ; `notes`: further figures (a longest wait).
+    `distinct`: how many of the `tried` cases differ, 0 where each is the machine's own doing and nothing is compared;
+    `notes`: further figures (a longest wait).
     """
 
     what: str
