@@ -101,7 +101,7 @@ MUTANTS = [
         "base at the wrong seq",
         "a base is stamped with its row's first seq",
         "bases_change_no_answer",
-        "another state|does not verify|LogCorrupted: .*the next row begins at",
+        "another state|does not verify|LogCorrupted: .*the next row holds",
         (
             "writer",
             "lineage(connection, trace_by_row(connection, trace), first_seq + n - 1)",
@@ -157,7 +157,7 @@ MUTANTS = [
         "fork shares one too many",
         "a fork reads the parent's row after the place where it was taken",
         "a_fork_shares_its_history_exactly",
-        "another state|LogCorrupted: .*the next row begins at",
+        "another state|LogCorrupted: .*the next row holds",
         (
             "log",
             "upto = min(upto, trace.fork_seq)",

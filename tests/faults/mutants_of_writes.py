@@ -99,10 +99,30 @@ MUTANTS = [
         "halts the store|raises StoreHalted",
         (
             "database",
-            "            self.halted = str(error)\n            self.is_open = False\n"
-            "            return StoreHalted(self.path, str(error))",
-            "            return StoreHalted(self.path, str(error))",
+            "        self.halted = reason\n        self.is_open = False\n",
+            "",
         ),
+    ),
+    mutant(
+        "trusts the log",
+        "opening a file believes the write-ahead log that a killed process left",
+        "the_log_is_settled",
+        "on opening",
+        ("database", "            self.settle(connection)\n", "            pass\n"),
+    ),
+    mutant(
+        "warning unheeded",
+        "who had the file open when the disk failed another goes on as if nothing were",
+        "the_log_is_settled",
+        "before the next commit",
+        ("writer", "self._turnstile.heed(lambda: self._database.settle(self._connection))", "pass"),
+    ),
+    mutant(
+        "warns nobody",
+        "a disk that fails is no news for other processes",
+        "the_log_is_settled",
+        "before the next commit",
+        ("turnstile", "os.ftruncate(self._fd, os.fstat(self._fd).st_size + 1)", "os.fstat(self._fd)"),
     ),
     mutant(
         "checkpoint after a halt",

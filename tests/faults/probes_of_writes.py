@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 
 import eventstore as es
+from eventstore import wal
 
 from .disk import put_back, recording
 from .flaky import flaky_disk
@@ -132,6 +133,30 @@ def an_io_error_halts(folder):
             expect(found.version == 7, "a retry does not settle the append:", found)
         equal(store.state_at("t1"), {"n": 5}, "an append went in twice, or never")
         sound(store)
+
+
+@probe
+def the_log_is_settled(folder):
+    """What an earlier process left in the write-ahead log, or another one failed to sync, is written again first."""
+    settled, write_again = [], wal.write_again
+    wal.write_again = settled.append
+    try:
+        path = str(folder / "runs.db")
+        with es.open(path) as store, es.open(path) as other:
+            trace = store.start({"n": 0}, id="t1")
+            del settled[:]
+            with es.open(path):
+                equal(len(settled), 1, "the log is settled on opening")
+            with flaky_disk() as disk, es.open(path) as failing:
+                disk.fail("sync")
+                refuses(es.StoreHalted, lambda: failing.start({}, id="t2"), "a failed sync halts the store")
+            del settled[:]
+            trace.append([PUT("n", 1)])
+            equal(len(settled), 1, "the log is settled before the next commit")
+            other.start({}, id="t3")
+            equal(len(settled), 2, "by each who had it open, before the next commit")
+    finally:
+        wal.write_again = write_again
 
 
 @probe
