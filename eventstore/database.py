@@ -164,7 +164,7 @@ class Database:
         if self._cipher is not None:
             connection.pragma("key", self._cipher)
         if self.read_only:
-            harden(connection, self._file)
+            harden(connection)
         connection.set_busy_handler(busy_handler(self.busy_timeout_ms))
         # One checkpointer a process: who writes, and an orderly close. Neither a reader that ends last, nor an exit.
         connection.wal_autocheckpoint(0)
@@ -284,7 +284,7 @@ class Database:
             connection = self._idle() or self._connect()
             try:
                 if self.read_only:
-                    refill(connection, self._file)
+                    refill(connection)
                 connection.execute("BEGIN")
                 yield connection
             finally:

@@ -69,11 +69,11 @@ Object = tuple[str, str, str]
 Schema = dict[Object, str | None]
 
 
-def harden(connection: apsw.Connection, path: str) -> None:
+def harden(connection: apsw.Connection) -> None:
     """Make a connection fit to read a file that nobody vouches for; before its first query.
 
     >>> connection = apsw.Connection(":memory:")
-    >>> harden(connection, ":memory:")
+    >>> harden(connection)
     >>> connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, -1)
     0
     """
@@ -82,12 +82,12 @@ def harden(connection: apsw.Connection, path: str) -> None:
     for limit, value in LIMITS:
         connection.limit(limit, value)
     connection.execute("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0").fetchall()
-    refill(connection, path)
+    refill(connection)
 
 
-def refill(connection: apsw.Connection, path: str) -> None:
-    """A new budget, for another read transaction. `path`: of the file, whose size says what a read may take."""
-    size_bytes = _size_bytes(path)
+def refill(connection: apsw.Connection) -> None:
+    """A new budget, for another read transaction: the file's size says what it may take."""
+    size_bytes = _size_bytes(connection.filename)
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, min(MAX_LENGTH_BYTES, size_bytes + LENGTH_SLACK_BYTES))
     budget = _budget((BUDGET_STEPS + BUDGET_STEPS_A_BYTE * size_bytes) // PACE_STEPS)
     connection.set_progress_handler(budget, PACE_STEPS)
@@ -99,13 +99,13 @@ def go_on(connection: apsw.Connection) -> None:
     Does nothing to a connection that is not hardened.
     """
     if connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, -1) == 0:
-        refill(connection, connection.filename)
+        refill(connection)
 
 
 def _size_bytes(path: str) -> int:
-    """The file's size with what its write-ahead log adds."""
+    """The file's size with what its write-ahead log adds. `path`: as SQLite found it, behind all links."""
     size_bytes = 0
-    for name in (path, os.path.realpath(path) + "-wal"):
+    for name in (path, path + "-wal"):
         with suppress(FileNotFoundError):
             size_bytes += os.stat(name).st_size  # noqa: PTH116 - at every read
     return size_bytes

@@ -7,7 +7,11 @@ one of these contents, no older than what was told (full) or promised (normal), 
 half, and nothing decided, forked, trimmed or erased comes back. The other is the diary: each trace that was told of is
 there, with the state that the caller computed.
 
-Controls: normal durability judged as if it were full, and a disk whose syncs do nothing.
+Under normal durability, every third cut comes right after something promised was told, before the next sync, and
+keeps nothing that was not synced.
+
+Controls: normal durability judged as if it were full, a disk whose syncs do nothing, and an engine that does not sync
+its decisions.
 """
 
 from __future__ import annotations
@@ -18,8 +22,11 @@ import os
 import random
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
+
+from eventstore.trace import Trace
 
 from .campaign import Campaign, Control, Result
 from .deeds import Diary, Worker
@@ -29,19 +36,22 @@ from .recovery import EMPTY, Bench, hash_of, missing
 
 FRAME_HEADER = 24
 DEEDS_EACH = 45
-CUTS_EACH = 250
+CUTS_EACH, FEWEST_WORKLOADS = 250, 4
 INLINE = 1000
 LIES = 10  # one in so many cuts is tried with syncs that lie, too
+CONTROL_CUTS = 40
+MOST_CONTROL_CUTS = 20 * CONTROL_CUTS
 
 
 class Trial(NamedTuple):
-    """One workload, to be cut so many times."""
+    """One workload, to be cut so many times. `forgets`: by an engine that does not sync its decisions."""
 
     seed: int
     number: int
     durability: str
     cuts: int
     folder: str
+    forgets: bool = False
 
     def rng(self, what):
         """A generator for a part of it."""
@@ -77,6 +87,23 @@ def worked(disk, folder, rng, durability, deeds=DEEDS_EACH):
     return diary
 
 
+@contextmanager
+def forgetful():
+    """For the control: an engine that does not sync its decisions."""
+    usual = Trace._prepare
+
+    def prepare(self, wire, draft, control, *more, **options):
+        pending = usual(self, wire, draft, control, *more, **options)
+        pending.sync = pending.sync and not any(event.kind == "barrier_decided" for event in control)
+        return pending
+
+    Trace._prepare = prepare
+    try:
+        yield
+    finally:
+        Trace._prepare = usual
+
+
 class Truth:
     """The contents that a file had, commit after commit, as SQLite alone reads them where no power was cut."""
 
@@ -108,7 +135,7 @@ def tried(trial):
     folder = Path(trial.folder)
     folder.mkdir(parents=True)
     try:
-        with recording() as disk:
+        with recording() as disk, forgetful() if trial.forgets else nullcontext():
             diary = worked(disk, folder, trial.rng("deeds"), trial.durability)
         return Cutter(trial, disk.ops, diary, Bench(folder / "bench")).all()
     finally:
@@ -121,6 +148,7 @@ class Cutter:
     def __init__(self, trial, ops, diary, bench):
         self.trial, self.ops, self.diary, self.bench = trial, ops, diary, bench
         self.rng = trial.rng("cuts")
+        self.syncs = [number for number, op in enumerate(ops) if op.kind == "sync"]
         self.truths = {path: Truth(ops, path, bench) for path in diary.known}
         self.failures: list[str] = []
         self.as_full = 0
@@ -130,16 +158,25 @@ class Cutter:
     def places(self, count):
         """Where to cut, in order: half of them where something had just been told or is being synced."""
         told = [deed.at for deed in self.diary.deeds]
-        syncs = [number for number, op in enumerate(self.ops) if op.kind == "sync"]
         anywhere = range(len(self.ops) + 1)
-        return sorted(self.rng.choice(self.rng.choice((anywhere, anywhere, told, syncs))) for _ in range(count))
+        return sorted(self.rng.choice(self.rng.choice((anywhere, anywhere, told, self.syncs))) for _ in range(count))
+
+    def ways(self, count):
+        """Where to cut and what to keep, in order; a third of it to see whether what is promised is synced."""
+        promised = [deed.at for deed in self.diary.deeds if deed.promised and self.trial.durability == "normal"]
+        strict = []
+        for _ in range(count // 3 if promised else 0):
+            told = self.rng.choice(promised)
+            next_sync = bisect.bisect_left(self.syncs, told)
+            until = self.syncs[next_sync] if next_sync < len(self.syncs) else len(self.ops)
+            strict.append((self.rng.randint(told, until), "nothing"))
+        return sorted([*strict, *((at, self.rng.choice(WAYS)) for at in self.places(count - len(strict)))])
 
     def all(self):
         """Every cut, and the lying ones."""
         platter = Platter(self.ops)
-        for at in self.places(self.trial.cuts):
+        for at, way in self.ways(self.trial.cuts):
             platter.advance(at)
-            way = self.rng.choice(WAYS)
             image = platter.image(Choice(way, self.rng))
             shm = self.rng.randbytes(32768) if self.rng.random() < 0.05 else b""
             self.hashes.add(hash_of(image))
@@ -215,7 +252,7 @@ class Cutter:
 
 def campaign(run):
     """Half of the cuts under full durability, as many again under normal: a workload for every few hundred of them."""
-    workloads = max(2, -(-run.size // CUTS_EACH))
+    workloads = max(FEWEST_WORKLOADS, -(-run.size // CUTS_EACH))
     trials = [
         Trial(run.seed, number, durability, -(-run.size // workloads), str(run.folder / f"{durability}-{number}"))
         for number in range(workloads)
@@ -225,7 +262,17 @@ def campaign(run):
     for trial, tally in each(tried, trials, in_line=run.size < INLINE):
         tallies[trial.durability].append(tally)
         run.tick(tally.cuts)
-    return lines(tallies)
+    return lines(tallies, forgotten(run))
+
+
+def forgotten(run):
+    """The control of what is promised: cuts until something is lost."""
+    lost = cuts = 0
+    while not lost and cuts < MOST_CONTROL_CUTS:
+        folder = run.folder / f"forgets-{cuts}"
+        tally = tried(Trial(run.seed, cuts, "normal", CONTROL_CUTS, str(folder), forgets=True))
+        lost, cuts = lost + len(tally.failures), cuts + tally.cuts
+    return Control("an engine that does not sync decisions", lost, cuts)
 
 
 def each(work, trials, *, in_line):
@@ -241,7 +288,7 @@ def each(work, trials, *, in_line):
             yield futures[future], future.result()
 
 
-def lines(tallies):
+def lines(tallies, forgotten):
     """The two lines of the table."""
     full, normal = (summed(tallies[durability]) for durability in ("full", "normal"))
     as_full = Control("normal durability, judged as full", normal.as_full, normal.cuts)
@@ -253,12 +300,12 @@ def lines(tallies):
             tally.distinct,
             lost,
             list(tally.failures),
-            [control],
+            controls,
             f"{tally.commits} commits, {tally.ops} disk operations",
         )
-        for durability, tally, lost, control in (
-            ("full", full, "images without what was acknowledged", as_full),
-            ("normal", normal, "corrupt or out of order", lies),
+        for durability, tally, lost, controls in (
+            ("full", full, "images without what was acknowledged", [as_full]),
+            ("normal", normal, "corrupt, out of order or without what was promised", [lies, forgotten]),
         )
     ]
 

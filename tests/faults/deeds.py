@@ -19,6 +19,7 @@ POLICIES = (
     es.AdaptiveFold,
 )
 KEYS = ("a", "b", "c")
+INTENDED_AT = 5  # the seq at which a run of `graph` intends what touches the world outside
 
 
 class Known(NamedTuple):
@@ -236,10 +237,18 @@ class Worker:
     def run(self):
         trace_id = self.diary.name("r")
         state = {"n": 1, "one": 2, "two": 3, "log": ["x"]}
-        with self.diary.deed("run", self.path, whole=False, **{trace_id: Known(0, state)}) as told:
-            assert es.run(graph(), self.store, {"n": 1, "log": []}, id=trace_id).status == "completed"
-            told[trace_id] = Known(self.store.open_trace(trace_id).version, state)
-        self.diary.known[self.path].pop(trace_id)  # it has ended: no other deed can follow
+        intended = Known(INTENDED_AT, {"n": 1, "log": [], "one": 2})
+
+        def note_intent():
+            with self.diary.deed("intent", self.path, promised=True, **{trace_id: intended}):
+                pass
+
+        try:
+            with self.diary.deed("run", self.path, whole=False, **{trace_id: Known(0, state)}) as told:
+                assert es.run(graph(note_intent), self.store, {"n": 1, "log": []}, id=trace_id).status == "completed"
+                told[trace_id] = Known(self.store.open_trace(trace_id).version, state)
+        finally:
+            self.known.pop(trace_id, None)  # it has ended: no other deed can follow
 
     def look(self, trace_id):
         """Reads: nothing is told that was not told before."""
@@ -265,12 +274,13 @@ def checkpoint_every(store, pages):
     store._database.checkpoint_pages = pages
 
 
-def graph():
+def graph(touches=lambda: None):
     """Two nodes, the second of which touches the world outside."""
     made = es.Graph("two")
     made.node(lambda ctx: {"one": ctx.state["n"] + 1}, name="one")
 
     def two(ctx):
+        touches()
         ctx.append("log", "x")
         return {"two": ctx.state["one"] + 1}
 

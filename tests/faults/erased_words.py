@@ -2,8 +2,9 @@
 
 The words stand in keys, values, names of nodes, notes, prompts, append ids, in the ids and metadata of a thread of
 LangGraph and in bases; what is searched is the file and all that SQLite and the store keep beside it, free pages
-included, once the trace is erased and says that nothing is left, and again at the end. A reader that holds a snapshot keeps the words in the file, and the erasure says so; when it lets go, the next
-prune has to rewrite what is due. What stays in any case is the tombstone: the trace's id, and who erased it.
+included, once the trace is erased and says that nothing is left, and again at the end. A reader that holds a snapshot
+keeps the words in the file, and the erasure says so; when it lets go, the next prune has to rewrite what is due. What
+stays in any case is the tombstone: the trace's id, and who erased it.
 
 Beside it, what is derived is derived: all bases are dropped after a trim, and every state is read again.
 """

@@ -9,15 +9,18 @@ named by numbers alone, so that they can be tried again.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import apsw
 
 import eventstore as es
 
 from .deeds import Diary, Known, Worker
 from .failing import CODES
 
-NEVER_HALTS, TRUSTS = "never halts", "trusts the WAL"
+NEVER_HALTS, TRUSTS, UNWARNED = "never halts", "trusts the WAL", "is not warned"
 DEEDS = 14
 MORE = 3
 
@@ -39,23 +42,29 @@ class Fault(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A workload by its number, the fault in it, and whether the file is opened again before the power is cut."""
+    """A workload by its number, the fault in it, and whether the file is opened again before the power is cut.
+
+    `company`: another store has the file open. `weakness`: what the engine of a control lacks.
+    """
 
     seed: int
     workload: int
     durability: str
     fault: Fault
     reopens: bool
-    weakness: str = ""  # of the controls' engines: "never halts", "trusts the WAL"
+    company: bool = False
+    weakness: str = ""
 
     def rng(self, what):
-        """A generator for a part of it; that of the deeds is the same whatever the fault."""
-        own = () if what == "deeds" else tuple(map(str, self))
+        """A generator for a part of it; those of the deeds are the same whatever the fault."""
+        own = () if what in ("deeds", "company") else tuple(map(str, self))
         return random.Random(repr((self.seed, self.workload, self.durability, what, *own)))
 
     def __str__(self):
         after = "opened again, then cut" if self.reopens else "cut"
-        return f"seed {self.seed}, workload {self.workload} ({self.durability}), {self.fault}, {after}{self.weakness}"
+        company = ", in company" * self.company
+        where = f"seed {self.seed}, workload {self.workload} ({self.durability}{company})"
+        return f"{where}, {self.fault}, {after}{self.weakness}"
 
 
 class Broken(Exception):
@@ -73,9 +82,18 @@ class Program:
         self.worker = Worker(
             self.diary, self.path, rng, case.durability, checkpoint_pages=rng.choice((4, 12, None)), busy_timeout_ms=200
         )
+        self.company = None
+        if case.company:
+            self.company = Worker(self.diary, self.path, case.rng("company"), "normal", busy_timeout_ms=200)
         self.fault_at: int | None = None
         self.halted = self.full = False
         self.again = self.failed = self.unsettled = None
+
+    def has_company(self):
+        """Before anything fails, another store opens the file, where the case says so."""
+        if self.company is not None:
+            self.company.open()
+            self.company.start()
 
     def works(self):
         """All deeds, up to the first that fails; whether one did."""
@@ -117,8 +135,14 @@ class Program:
         self.settles(store)
         self.more()
         if self.case.weakness == NEVER_HALTS:
-            self.is_promised()
+            promise(self.worker)
         self.worker.close()
+
+    def company_goes_on(self):
+        """The other store sees what became of the failed deed; what it is told then is on disk."""
+        if self.company is not None:
+            self.settles(self.company.store)
+            promise(self.company)
 
     def finds_it_halted(self, store):
         if store is None:
@@ -199,13 +223,6 @@ class Program:
         for _ in range(MORE):
             self.worker.act()
 
-    def is_promised(self):
-        """A decision: it is on disk when it was told, under normal durability too."""
-        self.worker.start()
-        trace_id = list(self.worker.known)[-1]
-        self.worker.ask(trace_id)
-        self.worker.ask(trace_id)
-
     def reopens(self):
         """In the same boot, on a well disk."""
         self.faults.fault = None
@@ -215,3 +232,18 @@ class Program:
         if not self.worker.store.verify().ok:
             raise Broken("verify after reopening")
         self.worker.close()
+
+    def leaves(self):
+        """Whatever is open is closed."""
+        for worker in (self.worker, self.company):
+            if worker is not None:
+                with suppress(es.EventStoreError, apsw.Error):
+                    worker.close()
+
+
+def promise(worker):
+    """A decision: it is on disk when it was told, under normal durability too."""
+    worker.start()
+    trace_id = list(worker.known)[-1]
+    worker.ask(trace_id)
+    worker.ask(trace_id)

@@ -60,4 +60,4 @@ def _cells(result):
     lost = f"{len(result.failures)} {result.lost}"
     controls = "\n".join(f"{control.what}: {control.lost:,} of {control.tried:,}" for control in result.controls)
     what = f"{result.what}\n{result.notes}" if result.notes else result.what
-    return [what, f"{result.tried:,}", f"{result.distinct:,}" if result.distinct else "–", lost, controls]
+    return [what, f"{result.tried:,}", f"{result.distinct:,}" if result.distinct else "-", lost, controls]

@@ -8,50 +8,54 @@ Each image must hold all that was told, no deed may be there twice, and asking a
 its `append_id`, must settle it.
 
 The other half of the cases has no cut at that time: the disk is well again, the file is opened again in the same
-boot, the failed deed asked for again, more is done, and the power is cut after that.
+boot, the failed deed asked for again, more is done, and the power is cut after that. In one workload of five another
+store has the file open all the time; what it decides after the fault must be there, and so must be all before it.
 
-Controls: an engine that never halts, so that the program tries again in the same store; and one that trusts what it
-reads in the write-ahead log when it opens a file again, though no sync ever told that it is on the disk. For them
-fate is always at its worst.
+Controls: an engine that never halts, so that the program tries again in the same store; one that trusts what it reads
+in the write-ahead log when it opens a file again, though no sync ever told that it is on the disk; and one that is not
+warned when the disk fails another store. For them fate is always at its worst.
 """
 
 from __future__ import annotations
 
 import shutil
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
-
 import eventstore as es
 from eventstore.database import Database
+from eventstore.turnstile import Turnstile
 
 from .campaign import Campaign, Control, Result
 from .cuts import INLINE, each
 from .disk import recording
 from .failing import CODES, failing
-from .faulty_program import NEVER_HALTS, TRUSTS, Broken, Case, Fault, Program
+from .faulty_program import NEVER_HALTS, TRUSTS, UNWARNED, Broken, Case, Fault, Program
 from .images import WAYS, Choice, Gone, Platter
 from .recovery import Bench, hash_of, missing
 
 WALKS, CUTS_A_WALK = 3, 2
 CONTROL_WALKS = 4
 CASES_A_TRIAL = 60
-CONTROLS = 27, 150  # at least and at most so many cases of each control
+CONTROLS = 14, 150  # at least and, unless nothing was lost by then, at most so many cases of each control
+MOST_CONTROLS = 1000
 CONTROLS_A_WORKLOAD = 7
+WORKLOADS = (("full", False), ("full", False), ("full", False), ("normal", False), ("normal", True))  # and so on
+NEVER_STRUCK = 5  # a fault that does not come to pass tries nothing: at most one in so many may
 
 
 class Outcome(NamedTuple):
-    """What came of some cases. `met`: in how many a call of the engine raised for it."""
+    """What came of some cases. `struck`: in how many the fault came to pass; `images`: hashes of what cuts left."""
 
     cases: int = 0
-    met: int = 0
+    struck: int = 0
     halted: int = 0
     full: int = 0
     cuts: int = 0
-    distinct: int = 0
+    images: frozenset[bytes] = frozenset()
     landed: int = 0
     failures: tuple[str, ...] = ()
 
@@ -72,15 +76,23 @@ def tried(trial):
 
 def tried_once(case, folder, bench):
     """One case."""
-    failures, cuts, distinct, landed = [], 0, set(), 0
+    failures, cuts, images, landed, struck = [], 0, set(), 0, []
+
+    def fault(*called):
+        if code := case.fault(*called):
+            struck.append(called)
+        return code
+
     with recording() as disk, failing(disk) as faults, weakened(case):
         program = Program(case, disk, faults, folder)
-        faults.fault = case.fault
         try:
+            program.has_company()
+            faults.fault = fault
             met = program.works()
             if met:
                 program.goes_on()
             faults.fault = None
+            program.company_goes_on()
             if case.reopens:
                 program.reopens()
         except Broken as broken:
@@ -91,22 +103,21 @@ def tried_once(case, folder, bench):
             failures.append(f"{case}: {type(error).__name__} came out: {error} ({where(error)})")
         finally:
             faults.fault = None
-            with suppress(es.EventStoreError, apsw.Error):
-                program.worker.close()
+            program.leaves()
     if not failures:
         for at, found_problem, hashed, has_landed in cut(case, program, disk.ops, bench):
             cuts += 1
-            distinct.add(hashed)
+            images.add(hashed)
             landed += has_landed
             if found_problem:
                 failures.append(f"{case}: cut at {at}/{len(disk.ops)}: {found_problem}")
     return Outcome(
         1,
-        int(program.fault_at is not None),
+        int(bool(struck)),
         int(program.halted),
         int(program.full),
         cuts,
-        len(distinct),
+        frozenset(images),
         landed,
         tuple(failures[:1]),
     )
@@ -142,7 +153,12 @@ def cut(case, program, ops, bench):
             then = settled(program, failed, told) if failed is not None and not normal else None
             found = bench.recovered(image, program.path, versions, durability=case.durability, then=then)
             exact = not normal and all(deed.whole for deed in under_way)
-            yield at, missing(found, told, under_way, exact=exact), hash_of(image), has_landed(found, failed, told)
+            yield at, missing(found, told, under_way, exact=exact), contents_of(image), has_landed(found, failed, told)
+
+
+def contents_of(image):
+    """What tells an image from another, whatever folder it was in."""
+    return hash_of({Path(name).name: data for name, data in image.items()})
 
 
 def has_landed(found, failed, told):
@@ -172,10 +188,10 @@ def settled(program, failed, told):
 @contextmanager
 def weakened(case):
     """For the controls: an engine that lacks something."""
-    usual = {name: getattr(Database, name) for name in ("translate", "settle")}
+    usual_translate, usual_settle, usual_warned = Database.translate, Database.settle, Turnstile.is_warned
 
     def translate(self, error):
-        failure = usual["translate"](self, error)
+        failure = usual_translate(self, error)
         self.halted, self.is_open = None, self._closed is None
         return failure
 
@@ -183,53 +199,60 @@ def weakened(case):
         Database.translate = translate
     if case.weakness in (NEVER_HALTS, TRUSTS):
         Database.settle = lambda *_: None
+    if case.weakness == UNWARNED:
+        Turnstile.is_warned = lambda _: False
     try:
         yield
     finally:
-        for name, function in usual.items():
-            setattr(Database, name, function)
+        Database.translate, Database.settle, Turnstile.is_warned = usual_translate, usual_settle, usual_warned
 
 
-def counted(run, workload, durability):
-    """The numbers of the calls of each kind that a workload makes when nothing fails."""
+def counted(run, workload, durability, company):
+    """The numbers of the calls of each kind that a workload makes when nothing fails; and its syncs of the WAL."""
     folder = run.folder / "count"
     folder.mkdir(parents=True)
-    case = Case(run.seed, workload, durability, Fault("none", 0, lasting=False), reopens=False)
+    case = Case(run.seed, workload, durability, Fault("none", 0, lasting=False), reopens=False, company=company)
     with recording() as disk, failing(disk) as faults:
-        Program(case, disk, faults, folder).works()
+        program = Program(case, disk, faults, folder)
+        program.has_company()
+        before = faults.counts.copy()
+        program.works()
+        counts, syncs = faults.counts.copy(), [n for n in faults.wal_syncs if n > before["sync"]]
+        program.leaves()
     shutil.rmtree(folder)
-    numbers = {kind: range(1, faults.counts["write" if kind == "full" else kind] + 1) for kind in CODES}
-    return numbers, faults.wal_syncs
+    called = {kind: "write" if kind == "full" else kind for kind in CODES}
+    return {kind: range(before[of] + 1, counts[of] + 1) for kind, of in called.items()}, syncs
 
 
 def cases_of(run, size):
-    """Every n-th call of each kind that a workload makes, workload after workload; of the last one an even sample."""
+    """Every n-th call of each kind that a workload makes, workload after workload; of the last one an even sample.
+
+    Of the first ones together, where they make more calls than that.
+    """
     found: list[Case] = []
-    rng, workload = run.rng("cases"), 0
+    rng, workloads = run.rng("cases"), range(len(WORKLOADS))
     while len(found) < size:
-        durability = "normal" if workload % 4 == 3 else "full"
         turns = []
-        for kind, numbers in counted(run, workload, durability)[0].items():
-            turns += [(turn, kind, n) for turn, n in enumerate(rng.sample(numbers, len(numbers)))]
-        for _, kind, n in sorted(turns)[: size - len(found)]:
+        for workload in workloads:
+            for kind, numbers in counted(run, workload, *WORKLOADS[workload % len(WORKLOADS)])[0].items():
+                turns += [(turn, kind, workload, n) for turn, n in enumerate(rng.sample(numbers, len(numbers)))]
+        for _, kind, workload, n in sorted(turns)[: size - len(found)]:
+            durability, company = WORKLOADS[workload % len(WORKLOADS)]
             fault = Fault(kind, n, lasting=rng.random() < 0.5)
-            found.append(Case(run.seed, workload, durability, fault, rng.random() < 0.5))
-        workload += 1
+            found.append(Case(run.seed, workload, durability, fault, rng.random() < 0.5, company))
+        workloads = range(workloads.stop, workloads.stop + 1)
     return found
 
 
-def control_cases(run, weakness, size):
-    """Syncs of the write-ahead log that fail once, a few of each workload."""
-    found: list[Case] = []
-    rng, workload = run.rng(weakness), 0
-    durability, reopens = ("normal", False) if weakness == NEVER_HALTS else ("full", True)
-    while len(found) < size:
-        syncs = counted(run, workload, durability)[1]
-        for n in rng.sample(syncs, min(len(syncs), CONTROLS_A_WORKLOAD, size - len(found))):
+def control_cases(run, weakness):
+    """Syncs of the write-ahead log that fail once, a few of each workload, without end."""
+    rng, company = run.rng(weakness), weakness == UNWARNED
+    durability, reopens = ("full", True) if weakness == TRUSTS else ("normal", False)
+    for workload in count():
+        syncs = counted(run, workload, durability, company)[1]
+        for n in rng.sample(syncs, min(len(syncs), CONTROLS_A_WORKLOAD)):
             fault = Fault("sync", n, lasting=False)
-            found.append(Case(run.seed, workload, durability, fault, reopens, weakness))
-        workload += 1
-    return found
+            yield Case(run.seed, workload, durability, fault, reopens, company, weakness)
 
 
 def trials_of(cases, folder):
@@ -241,22 +264,32 @@ def trials_of(cases, folder):
 def campaign(run):
     """The cases, and the controls'."""
     done = carried_out(run, cases_of(run, run.size), "cases")
-    controls, least, most = [], *CONTROLS
-    for weakness in (NEVER_HALTS, TRUSTS):
-        weak = carried_out(run, control_cases(run, weakness, min(most, max(least, run.size // 10))), weakness)
-        controls.append(Control(f"an engine that {weakness}, failed syncs", len(weak.failures), weak.cases))
+    failures, idle = list(done.failures), done.cases - done.struck
+    if idle * NEVER_STRUCK > done.cases:
+        failures.append(f"seed {run.seed}: {idle} of {done.cases} faults never struck")
     return [
         Result(
             "I/O errors and full disks",
             done.cases,
-            done.distinct,
+            done.struck,
             "cases with a loss, a double or a wrong error",
-            list(done.failures),
-            controls,
-            f"{done.cuts:,} cuts after them; {done.halted:,} halted, {done.full:,} met a full disk,"
+            failures,
+            [control(run, weakness) for weakness in (NEVER_HALTS, TRUSTS, UNWARNED)],
+            f"distinct: faults that struck, {idle:,} never did; {done.cuts:,} cuts after them left {len(done.images):,}"
+            f" distinct images; {done.halted:,} halted, {done.full:,} met a full disk,"
             f" in {done.landed:,} images a deed had landed that had raised",
         )
     ]
+
+
+def control(run, weakness):
+    """The same with an engine that lacks something, until something is lost."""
+    least, most = CONTROLS
+    cases, weak = control_cases(run, weakness), Outcome()
+    wanted = min(most, max(least, run.size // 10))
+    while not weak.failures and weak.cases < MOST_CONTROLS:
+        weak = summed([weak, carried_out(run, list(islice(cases, wanted)), weakness)])
+    return Control(f"an engine that {weakness}, failed syncs", len(weak.failures), weak.cases)
 
 
 def carried_out(run, cases, name):
@@ -271,7 +304,9 @@ def carried_out(run, cases, name):
 
 def summed(outcomes):
     """One outcome of many."""
-    return Outcome(*(sum(column, type(column[0])()) for column in zip(*outcomes, strict=True)))
+    images = frozenset().union(*(outcome.images for outcome in outcomes))
+    rest = [outcome._replace(images=0) for outcome in outcomes]
+    return Outcome(*(sum(column, type(column[0])()) for column in zip(*rest, strict=True)))._replace(images=images)
 
 
 CAMPAIGNS = [

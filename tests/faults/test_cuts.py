@@ -11,7 +11,7 @@ import pytest
 import eventstore as es
 
 from .cuts import Trial, Truth, tried, worked
-from .deeds import Known
+from .deeds import INTENDED_AT, Known, graph
 from .disk import Op, recording
 from .images import SECTOR, Choice, Platter, torn
 from .recovery import Bench, missing
@@ -148,7 +148,7 @@ def test_the_workload_does_every_deed(tmp_path):
         assert not any(deed.failed for deed in diary.deeds)
     assert done == {
         *("start", "append", "step", "note", "ask", "decide", "checkpoint", "prune", "fork", "trim", "erase", "look"),
-        *("drop bases", "retention", "run", "reopen", "empty the WAL"),
+        *("drop bases", "retention", "run", "intent", "reopen", "empty the WAL"),
     }
 
 
@@ -158,3 +158,14 @@ def test_one_workload_cut_forty_times(tmp_path):
     assert tally.as_full > 0
     assert tally.lied > 0
     assert not Path(tmp_path / "trial").exists()
+
+
+def test_decisions_that_are_not_synced_are_missed(tmp_path):
+    tally = tried(Trial(1, 2, "normal", 40, str(tmp_path / "trial"), forgets=True))
+    assert any("told" in failure for failure in tally.failures)
+
+
+def test_a_run_intends_where_the_diary_says_so(path):
+    with es.open(path) as store:
+        es.run(graph(), store, {"n": 1, "log": []}, id="r1")
+        assert [event.seq for event in store.events("r1") if event.kind == "node_intended"] == [INTENDED_AT]

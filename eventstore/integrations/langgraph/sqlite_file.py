@@ -149,7 +149,7 @@ class SqliteFile:
     # How it is read
 
     def _rows(self, sql: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
-        refill(self._connection, str(self._file))
+        refill(self._connection)
         try:
             yield from self._connection.execute(sql, parameters)
         except apsw.Error as error:
@@ -198,7 +198,7 @@ class SqliteFile:
             connection = apsw.Connection(f"file:{quote(str(self._file))}?{how}", flags=flags)
             try:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                harden(connection, str(self._file))
+                harden(connection)
                 for sql in (*first, "BEGIN", "SELECT EXISTS (SELECT 1 FROM sqlite_schema)"):
                     connection.execute(sql).fetchall()
             except BaseException:
