@@ -71,7 +71,7 @@ def main(names, quick, size, seed, json_file, publish, only_list):
             f"no campaign {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in known)}"
         )
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
-    chosen = [one for one in known if not names or one.name in names]
+    chosen = [one for one in known if one.name in names or (not names and (one.quick or not quick))]
     again = [
         "python -m tests.faults",
         *names,
@@ -128,7 +128,7 @@ def run(chosen, quick, size, seed, console):
     where = MEMORY if MEMORY.is_dir() else None
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         for one in chosen:
-            cases = size or (one.quick if quick else one.full)
+            cases = size or (quick and one.quick) or one.full
             task = bar.add_task(one.name, total=cases)
             began = time.monotonic()
             with tempfile.TemporaryDirectory(prefix=f"faults-{one.name}-", dir=where) as folder:

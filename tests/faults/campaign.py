@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 class Campaign(NamedTuple):
-    """`full`, `quick`: its sizes in the whole campaign and in the one that every change has to pass."""
+    """`full`, `quick`: its sizes in the whole campaign and in the one that every change has to pass (0: not in it)."""
 
     name: str
     about: str

@@ -310,5 +310,5 @@ def summed(outcomes):
 
 
 CAMPAIGNS = [
-    Campaign("io-errors", "I/O errors and full disks at every n-th call, then power cuts", 4_500, 80, campaign)
+    Campaign("io-errors", "I/O errors and full disks at every n-th call, then power cuts", 2_400, 80, campaign)
 ]
