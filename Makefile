@@ -15,7 +15,7 @@ help:
 	@echo "make test         install, lint, type-check, smoke the benchmarks and the faults, and run every test"
 	@echo "make bench        measure everything, against a bare apsw program and other systems; 15 minutes (ARGS=\"peers-chat --repeat 5\")"
 	@echo "make bench-check  compare the noise-free figures with the committed ones"
-	@echo "make faults       pull plugs, kill, damage and forge; what was lost, beside a control that must lose; 10 minutes (ARGS=\"cuts --seed 7\")"
+	@echo "make faults       pull plugs, kill, damage and forge; what was lost, beside a control that must lose; 12 minutes (ARGS=\"cuts --seed 7\")"
 	@echo "make kills        kill durable runs 300 times and check that none of them notices (ARGS=\"--seed 7\")"
 	@echo "make clean        remove .venv and what the tools leave behind"
 

@@ -35,13 +35,15 @@ def packed_id(text: str) -> str | bytes:
 
 
 def unpacked_id(packed: str | bytes) -> str:
-    """The inverse of `packed_id`.
+    """The inverse of `packed_id`. Raises TypeError for what is no id.
 
     >>> unpacked_id(packed_id("1f0a1c7e-0d6c-6f2a-8001-5d3c9f0a7b11"))
     '1f0a1c7e-0d6c-6f2a-8001-5d3c9f0a7b11'
     """
     if isinstance(packed, str):
         return packed
+    if type(packed) is not bytes or len(packed) != 16:
+        raise TypeError(f"an id is a text or 16 bytes, not {packed!r:.60}")
     text = packed.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

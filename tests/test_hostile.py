@@ -11,6 +11,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 import eventstore as es
 from eventstore import codec, link
+from eventstore.codec import Row, decode_event
 from eventstore.integrations.langgraph import EventStoreSaver
 from eventstore.integrations.langgraph.values import decoded
 from tests.faults.campaign import Run
@@ -104,3 +105,9 @@ def test_encoding_is_capped_in_depth():
             with pytest.raises(es.ValueRefused, match="deeper than"):
                 trace.append([es.StateDelta.put("k", value)])
         assert dict(trace.state) == {}
+
+
+@pytest.mark.parametrize("name", [7, None, [], b"short"])
+def test_an_id_that_is_none_is_a_malformed_event(name):
+    with pytest.raises(ValueError, match="not an event of kind"):
+        decode_event(Row("checkpoint_put", data=[name, 0]))

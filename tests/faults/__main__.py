@@ -139,7 +139,7 @@ def run(chosen, quick, size, seed, console):
             results += found
             if bar.disable:
                 lost = sum(len(result.failures) for result in found)
-                told = f"{cases:,} cases, {lost} lost" if found else "skipped: its control is not to be had here"
+                told = f"{cases:,} cases, {lost} lost" if found else "no line, since its control lost nothing here"
                 console.print(f"{one.name}: {told}, {took_s:.1f} s", highlight=False)
     return results
 

@@ -27,7 +27,7 @@ VERSIONS = {"apsw": apsw.sqlite_lib_version(), "the standard library": sqlite3.s
 RACE = (3, 7, 0), (3, 51, 3)
 REPAIRED_BRANCHES = (3, 44, 6), (3, 50, 7)
 ROUNDS_A_FILE = 50
-MOST_CONTROL_ROUNDS = 40_000
+MOST_CONTROL_ROUNDS = 20_000
 LONGEST_COPY_S = 10
 ROWS = 60
 TEXT = "x" * 3000
@@ -165,11 +165,13 @@ def play_files(run, library, rounds, tick, is_control=False):
 
 
 def run(run):
-    """This SQLite; then the old one, until it fails."""
+    """This SQLite; then the old one, until it fails. No line where it does not: a race may not come about at all."""
     if not has_the_race(sqlite3.sqlite_version):
         return []
     played, wrong = play_files(run, "apsw", run.size, run.tick)
     tried, lost = play_files(run, "the standard library", MOST_CONTROL_ROUNDS, lambda n: None, is_control=True)
+    if not (lost or wrong):
+        return []
     control = Control(f"SQLite {sqlite3.sqlite_version}: corrupt files", len(lost), -(-tried // ROUNDS_A_FILE))
     files = -(-played // ROUNDS_A_FILE)
     notes = f"{files} files; the old one was corrupt within {tried} rounds"
