@@ -43,7 +43,7 @@ def unpacked_id(packed: str | bytes) -> str:
     if isinstance(packed, str):
         return packed
     if type(packed) is not bytes or len(packed) != 16:
-        raise TypeError(f"an id is a text or 16 bytes, not {packed!r:.60}")
+        raise TypeError(f"a text or 16 bytes is an id, not {packed!r:.60}")
     text = packed.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
